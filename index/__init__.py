@@ -1,0 +1,1 @@
+"""The torch-free middle of Kindred: pixels, the encoder artefact, the collection."""

@@ -1,0 +1,75 @@
+"""The NT-Xent loss against a slow, obvious version of the paper's Algorithm 1."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.objectives.simclr import SimCLR, nt_xent
+
+
+def algorithm_1(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
+    """Chen et al. 2020, Algorithm 1, as printed: views 2k-1 and 2k are those of image k."""
+    n = len(z_a)
+    z = [view for pair in zip(z_a, z_b, strict=True) for view in pair]
+
+    def similarity(i: int, j: int) -> Tensor:
+        return z[i] @ z[j] / (z[i].norm() * z[j].norm())
+
+    def ell(i: int, j: int) -> Tensor:
+        others = [k for k in range(2 * n) if k != i]
+        denominator = sum((torch.exp(similarity(i, k) / temperature) for k in others), start=0.0)
+        return -torch.log(torch.exp(similarity(i, j) / temperature) / denominator)
+
+    total = sum((ell(2 * k, 2 * k + 1) + ell(2 * k + 1, 2 * k) for k in range(n)), start=0.0)
+    return total / (2 * n)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_value_and_gradients_are_algorithm_1(n: int, temperature: float) -> None:
+    torch.manual_seed(n)
+    z_a, z_b = (3 * torch.randn(n, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    expected = algorithm_1(z_a, z_b, temperature)
+    expected_gradients = torch.autograd.grad(expected, (z_a, z_b))
+    got = nt_xent(z_a, z_b, temperature)
+    gradients = torch.autograd.grad(got, (z_a, z_b))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_length_of_a_projection_does_not_matter() -> None:
+    torch.manual_seed(0)
+    z_a, z_b = torch.randn(2, 6, 4).double()
+    scale = torch.rand(6, 1).double() + 0.1
+    torch.testing.assert_close(nt_xent(z_a * scale, z_b, 0.2), nt_xent(z_a, z_b, 0.2))
+
+
+def test_identical_projections_give_the_logarithm_of_the_choices() -> None:
+    """With nothing to tell images apart, each positive is one of 2N - 1 equal candidates."""
+    z = torch.ones(8, 3)
+    assert float(nt_xent(z, z, 0.1)) == pytest.approx(math.log(15), rel=1e-6)
+
+
+def test_half_precision_projections_are_compared_in_float32() -> None:
+    torch.manual_seed(0)
+    z_a, z_b = torch.randn(2, 64, 32)
+    exact = nt_xent(z_a.bfloat16().double(), z_b.bfloat16().double(), 0.05)
+    got = nt_xent(z_a.bfloat16().float(), z_b.bfloat16().float(), 0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = nt_xent(z_a.bfloat16().float(), z_b.bfloat16().float(), 0.05)
+    assert got.dtype == inside.dtype == torch.float32
+    assert float(got) == pytest.approx(float(exact), rel=1e-5)
+    assert float(inside) == pytest.approx(float(exact), rel=1e-5)
+
+
+def test_objective_pairs_the_halves_of_a_batch() -> None:
+    torch.manual_seed(0)
+    objective = SimCLR(6, 4, 0.5).double()
+    h = torch.randn(10, 6).double()
+    z_a, z_b = objective.projector(h).chunk(2)
+    torch.testing.assert_close(objective(h), algorithm_1(z_a, z_b, 0.5))

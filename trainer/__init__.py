@@ -1,0 +1,1 @@
+"""Contrastive pretraining; the only part of Kindred that needs torch."""

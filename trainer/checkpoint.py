@@ -1,0 +1,72 @@
+"""A run's folder: its settings, its log, and checkpoints that survive a crash while writing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from index.errors import RunError
+
+CHECKPOINT = "checkpoint.pt"
+SETTINGS = "settings.json"
+LOG = "log.jsonl"
+
+
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write beside the last checkpoint and swap, so that one of the two is always whole.
+
+    Raises:
+        RunError: the disk is full or the folder not writable; the last checkpoint is intact.
+    """
+    part = run / (CHECKPOINT + ".part")
+    try:
+        with open(part, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, run / CHECKPOINT)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        part.unlink(missing_ok=True)
+        raise RunError(
+            f"{run / CHECKPOINT} could not be written ({error}); the one before it is intact"
+        ) from error
+
+
+def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The last checkpoint of a run.
+
+    Raises:
+        RunError: there is none, or it cannot be read.
+    """
+    path = run / CHECKPOINT
+    if not path.exists():
+        raise RunError(f"{run} has no {CHECKPOINT}; expected the folder of a pretraining run")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged zip or pickle raises nearly any type
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return state
+
+
+def write_settings(run: Path, settings: dict[str, Any]) -> None:
+    """Record the settings of a run, readable by people."""
+    (run / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """The settings that a run was started with."""
+    path = run / SETTINGS
+    if not path.exists():
+        raise RunError(f"{run} has no {SETTINGS}; expected the folder of a pretraining run")
+    settings: dict[str, Any] = json.loads(path.read_text())
+    return settings
+
+
+def append_log(run: Path, record: dict[str, Any]) -> None:
+    """Add one line of JSON to the run's log."""
+    with open(run / LOG, "a") as file:
+        file.write(json.dumps(record) + "\n")

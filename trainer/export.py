@@ -1,0 +1,268 @@
+"""`kindred-train export`: a run becomes one .onnx file that carries everything.
+
+The file is loaded again by the class that will serve it, and compared with the trained network on
+awkward images, before its metadata is written: a file with metadata has passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from index.artifact import FORMAT_VERSION, Calibration, Metadata
+from index.encoder import Encoder, Encoding
+from index.errors import DataError, ExportRefused, RunError
+from index.image import Fit, fit_pixels
+from trainer import checkpoint, quantise
+from trainer.data import Images, load_images
+from trainer.network import Network
+from trainer.pretrain import create_network
+from trainer.settings import PretrainSettings, setting
+
+LEAST_COSINE = 0.9999
+"""Between the file's vectors and the network's, on every image that is tried."""
+
+BACKGROUND_IMAGES = 4096
+CALIBRATION_QUERIES = 2_000
+CALIBRATION_OTHERS = 20_000
+LEAST_FALSE_MATCHES = 10
+"""A false match rate is stated only where so many of the measured pairs are behind it."""
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """Which run, and where to."""
+
+    run: str = setting("", "folder of a pretraining run", positional=True)
+    out: str = setting("", "encoder file to write, .onnx")
+    int8: bool = setting(False, "also quantise, calibrated on training images")
+    max_int8_loss: float = setting(0.01, "largest fall in recall@1 that int8 may cost, 0 to 1")
+    training_data: str = setting("", "what the metadata says it learnt from [count and file name]")
+
+    def __post_init__(self) -> None:
+        if not self.run or not self.out:
+            raise RunError("expected the folder of a run and --out FILE.onnx")
+        if Path(self.out).suffix != ".onnx":
+            raise RunError(f"out is {self.out!r}, expected a name that ends in .onnx")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written: figures of the check, and of int8 where it was asked for.
+
+    ``cosine`` is the lowest between file and network over both outputs and all tried images.
+    """
+
+    encoder: str
+    sha256: str
+    megabytes: float
+    cosine: float
+    int8: quantise.Comparison | None
+
+
+class Served(nn.Module):
+    """The graph of the file: uint8 (N, S, S, 3) to embedding, descriptor, descriptor_offset.
+
+    The offset is the mean similarity to the second to fourth nearest of the background (score
+    normalisation: Pizzi et al. 2022, arXiv:2202.10261). The nearest is left out, because people
+    search the pictures that they trained on, and one of those may be in the background itself.
+    """
+
+    background_KB: Tensor
+
+    def __init__(self, network: Network, background_BK: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("background_KB", background_BK.T.contiguous())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the graph."""
+        embedding, descriptor = self.network.encode(images)
+        nearest = (descriptor @ self.background_KB).topk(4, dim=1).values
+        return embedding, descriptor, nearest[:, 1:].mean(dim=1)
+
+
+def export(settings: ExportSettings) -> Export:
+    """Write the encoder file of a run's last checkpoint.
+
+    Raises:
+        RunError: the folder is no run, or its data has gone.
+        ExportRefused: the file does not agree with the network, or int8 costs too much.
+    """
+    run, out = Path(settings.run), Path(settings.out)
+    recorded = checkpoint.read_settings(run)
+    state = checkpoint.load_checkpoint(run)
+    names = PretrainSettings.__dataclass_fields__
+    trained = PretrainSettings(**{name: recorded[name] for name in names if name in recorded})
+    network = create_network(trained).eval()
+    network.load_state_dict(state["network"])
+    images = load_images(trained.data, trained.fit(), run / "data", workers=trained.workers)
+    if images.digest != recorded["data_digest"]:
+        raise RunError(f"{trained.data} has changed since {run} was trained on it")
+    if len(images) < 16:
+        raise DataError(f"{len(images)} training images, expected 16 to measure scores with")
+    pixels = _sample(images, trained)
+
+    background = min(BACKGROUND_IMAGES, len(pixels) // 2)
+    served = Served(network, _descriptors(network, pixels[:background])).eval()
+    run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
+    fit = {"image_size": trained.image_size, "fit": "stretch", "kernel": "bilinear"}
+    common: dict[str, Any] = fit | {
+        "format_version": FORMAT_VERSION,
+        "embedding_dim": network.embedding_dim,
+        "descriptor_dim": trained.projection_width,
+        "method": trained.method,
+        "backbone": trained.backbone + (f" x{trained.width:g}" if trained.width != 1 else ""),
+        "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
+        "run_id": f"{run_id}-{state['step']}",
+    }
+    unmeasured = Calibration(pairs=1, false_match_rates=(1.0, 0.0), thresholds=(-2.0, 2.0))
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        model = to_onnx(served, trained.image_size)
+        draft = Path(folder, "draft.onnx")
+        _write(model, Metadata(**common, precision="fp32", calibration=unmeasured), draft)
+        encoder = Encoder(draft)
+        cosine = compare(encoder, served, _awkward(trained.image_size, pixels))
+        print(f"lowest cosine between file and network: {cosine:.6f}")
+        if cosine < LEAST_COSINE:
+            raise ExportRefused(
+                f"the file's vectors differ from the network's: lowest cosine {cosine:.6f}, "
+                f"expected at least {LEAST_COSINE}"
+            )
+        comparison = None
+        if settings.int8:
+            small = Path(folder, "int8.onnx")
+            quantise.quantise(draft, small, pixels[:512])
+            _write(
+                onnx.load(small),
+                Metadata(**common, precision="int8", calibration=unmeasured),
+                small,
+            )
+            comparison = quantise.compare(encoder, Encoder(small), pixels[:4000])
+            print(comparison.sentence())
+            if comparison.loss > settings.max_int8_loss:
+                raise ExportRefused(
+                    f"int8 costs {comparison.loss:.4f} of recall@1, "
+                    f"expected at most {settings.max_int8_loss}"
+                )
+            draft, model, encoder = small, onnx.load(small), Encoder(small)
+        calibration = calibrate(encoder.encode(pixels[background:]))
+        common["precision"] = "int8" if settings.int8 else "fp32"
+        _write(model, Metadata(**common, calibration=calibration), draft)
+        final = Encoder(draft)
+        os.replace(draft, out)
+    return Export(str(out), final.sha256, out.stat().st_size / 1e6, cosine, comparison)
+
+
+def to_onnx(served: Served, image_size: int) -> onnx.ModelProto:
+    """The graph with a free batch axis."""
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # The exporter's own use of deprecated torch interfaces; nothing that a caller could mend.
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            served,
+            (example,),
+            input_names=["images"],
+            output_names=["embedding", "descriptor", "descriptor_offset"],
+            dynamic_shapes={"images": {0: torch.export.Dim("n")}},
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise ExportRefused("torch made no ONNX program")
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def compare(encoder: Encoder, served: Served, pixels: NDArray[np.uint8]) -> float:
+    """Lowest cosine between the file's and the network's vectors, over both outputs."""
+    got = encoder.encode(pixels)
+    with torch.no_grad():
+        expected = served(torch.from_numpy(pixels))
+    cosines = [
+        (got.embedding * expected[0].numpy()).sum(1),
+        (got.descriptor * expected[1].numpy()).sum(1),
+    ]
+    return float(np.min(cosines))
+
+
+def calibrate(encoding: Encoding) -> Calibration:
+    """The false match rates of copy scores, on pairs of different images.
+
+    Some images query the others; a pair whose vectors are all but equal is taken for the same
+    picture twice and left out. Rates go down by half decades as far as the pairs can tell.
+    """
+    queries = min(CALIBRATION_QUERIES, len(encoding) // 2)
+    scores = []
+    others = encoding.descriptor[queries:]
+    for row in range(0, queries, 256):
+        rows = slice(row, min(row + 256, queries))
+        cosine = encoding.descriptor[rows] @ others.T
+        score = cosine - encoding.descriptor_offset[rows, None]
+        scores.append(score[cosine < 0.9999])
+    ordered = np.sort(np.concatenate(scores))
+    pairs = len(ordered)
+    rates, thresholds = [1.0], [float(ordered[0])]
+    decades = math.log10(pairs / LEAST_FALSE_MATCHES)
+    for half in range(1, int(2 * decades) + 1):
+        threshold = float(ordered[-round(pairs * 10 ** (-half / 2))])
+        rate = (pairs - int(np.searchsorted(ordered, threshold, "left"))) / pairs
+        if rate < rates[-1]:
+            rates.append(rate)
+            thresholds.append(threshold)
+    return Calibration(pairs=pairs, false_match_rates=tuple(rates), thresholds=tuple(thresholds))
+
+
+def _write(model: onnx.ModelProto, metadata: Metadata, path: Path) -> None:
+    """Put the metadata in place of any other, and save."""
+    del model.metadata_props[:]
+    for key, value in metadata.to_properties().items():
+        model.metadata_props.add(key=key, value=value)
+    onnx.save(model, path)
+
+
+def _sample(images: Images, trained: PretrainSettings) -> NDArray[np.uint8]:
+    """Training images at the encoder's size, in random but repeatable order, uint8 (N, S, S, 3)."""
+    wanted = BACKGROUND_IMAGES + CALIBRATION_QUERIES + CALIBRATION_OTHERS
+    rows = np.random.default_rng(trained.seed).permutation(len(images))[:wanted]
+    fit = Fit(trained.image_size)
+    return np.stack([fit_pixels(images.pixels[row], fit) for row in rows])
+
+
+@torch.no_grad()
+def _descriptors(network: Network, pixels: NDArray[np.uint8]) -> Tensor:
+    starts = range(0, len(pixels), 256)
+    parts = [torch.from_numpy(pixels[start : start + 256]) for start in starts]
+    return torch.cat([network.encode(part)[1] for part in parts])
+
+
+def _awkward(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images on which an export goes wrong first, and a few real ones; uint8 (N, S, S, 3)."""
+    random = np.random.default_rng(0)
+    ramp = np.linspace(0, 255, size).astype(np.uint8)
+    board = (np.indices((size, size)).sum(0) % 2 * 255).astype(np.uint8)
+    dot = np.zeros((size, size), np.uint8)
+    dot[size // 2, size // 2] = 255
+    greys = [np.full((size, size), value, np.uint8) for value in (0, 1, 127, 254, 255)]
+    planes = [*greys, np.tile(ramp, (size, 1)), np.tile(ramp[:, None], (1, size)), board, dot]
+    noise = random.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    red = np.zeros((1, size, size, 3), np.uint8)
+    red[..., 0] = 255
+    plain = np.repeat(np.stack(planes)[..., None], 3, axis=3)
+    return np.concatenate([plain, noise, red, pixels[:48]])

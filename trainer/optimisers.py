@@ -1,0 +1,87 @@
+"""LARS, the parameter groups and the learning rate of large-batch contrastive training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class LARS(Optimizer):
+    """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv:1708.03888).
+
+    SGD with momentum in which each adapted tensor's step is scaled by
+    ``trust_coefficient * |w| / |g + weight_decay * w|``, as SimCLR uses it. Groups with
+    ``adapt=False`` take plain momentum steps.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust_coefficient": trust_coefficient,
+            "adapt": True,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step with the gradients that are there; no closure is called."""
+        if closure is not None:
+            raise TypeError("LARS takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update: Tensor = parameter.grad.add(parameter, alpha=group["weight_decay"])
+                if group["adapt"]:
+                    ratio = parameter.norm() / update.norm() * group["trust_coefficient"]
+                    # A zero tensor, or one without gradient, has no meaningful ratio.
+                    ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
+                    update = update * ratio
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].mul_(group["momentum"]).add_(update, alpha=group["lr"])
+                parameter.sub_(state["momentum"])
+
+
+def create_optimizer(name: str, module: nn.Module, weight_decay: float) -> Optimizer:
+    """LARS, SGD with momentum 0.9, or AdamW; the rate is set before each step.
+
+    Biases and norm parameters (all tensors with fewer than two dimensions) take no weight decay
+    and no LARS adaptation (Chen et al. 2020, the authors' code).
+    """
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in trained if parameter.ndim > 1]
+    others = [parameter for parameter in trained if parameter.ndim <= 1]
+    decayed: dict[str, Any] = {"params": weights, "weight_decay": weight_decay}
+    excluded: dict[str, Any] = {"params": others, "weight_decay": 0.0}
+    if name == "lars":
+        return LARS([decayed, {**excluded, "adapt": False}], lr=0.0)
+    if name == "sgd":
+        return torch.optim.SGD([decayed, excluded], lr=0.0, momentum=0.9)
+    return torch.optim.AdamW([decayed, excluded], lr=0.0)
+
+
+def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear warm-up that reaches ``peak`` after ``warmup_steps``, then a cosine down to zero.
+
+    ``step`` counts from 0 and is the step about to be taken; the rate changes every step.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))

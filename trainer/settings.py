@@ -1,0 +1,145 @@
+"""Settings of a pretraining run; the command line has a flag of the same name for each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from index.errors import RunError
+from index.image import Fit
+from trainer.views import ViewSettings
+
+
+def setting(
+    default: Any, text: str, *, changes_numbers: bool = True, positional: bool = False
+) -> Any:
+    """A field with its help text.
+
+    A run may go on with another value of a field that does not change its numbers.
+    """
+    metadata = {"help": text, "changes_numbers": changes_numbers, "positional": positional}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class PretrainSettings:
+    """What a run is started with; checked when made.
+
+    Raises:
+        RunError: a value is out of its range.
+    """
+
+    data: str = setting("", "folder, Parquet or tar shards to learn from", changes_numbers=False)
+    out: str = setting("", "folder of the run; the same one goes on with it", changes_numbers=False)
+    eval_data: str | None = setting(
+        None, "labelled images for kNN accuracy while it trains", changes_numbers=False
+    )
+    method: str = setting("simclr", "training objective: simclr")
+    backbone: str = setting("resnet18", "model of timm, by name")
+    width: float = setting(1.0, "multiplies a ResNet's channels")
+    image_size: int = setting(64, "side of the encoder's input in pixels")
+    stored_size: int | None = setting(
+        None, "side at which images are kept to crop from [twice the image size]"
+    )
+    epochs: int = setting(100, "passes over the images")
+    max_minutes: float | None = setting(
+        None,
+        "stop after so many minutes of training; the same command goes on",
+        changes_numbers=False,
+    )
+    batch_size: int = setting(512, "images a step, each seen in two views")
+    temperature: float = setting(0.2, "of NT-Xent")
+    projection_width: int = setting(128, "width of the projection, and so of the descriptor")
+    optimizer: str = setting("lars", "lars, sgd or adamw")
+    learning_rate: float | None = setting(
+        None, "peak rate [f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]"
+    )
+    weight_decay: float = setting(1e-6, "on all but biases and norms")
+    warmup_epochs: float | None = setting(
+        None, "epochs of linear warm-up [a tenth of all, at most 10]"
+    )
+    crop_min_area: float = setting(0.08, "smallest share of the image that a crop keeps")
+    jitter_strength: float | None = setting(
+        None, "of the colours [the paper's: 0.5 up to 40 px, 1 above]"
+    )
+    blur_probability: float | None = setting(None, "[the paper's: 0 up to 40 px, 0.5 above]")
+    precision: str = setting("auto", "fp32, bf16, or auto: bf16 on a GPU, fp32 on a CPU")
+    seed: int = setting(0, "of the weights, the order and the views")
+    device: str = setting(
+        "auto", "cpu, cuda, or auto: cuda where there is one", changes_numbers=False
+    )
+    workers: int | None = setting(
+        None, "threads that decode images [one a core]", changes_numbers=False
+    )
+    eval_every_epochs: float = setting(1.0, "epochs between two evaluations", changes_numbers=False)
+    checkpoint_every_minutes: float = setting(
+        2.0, "minutes between two checkpoints", changes_numbers=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("data", "out"):
+            if not getattr(self, name):
+                raise RunError(f"{name} is empty, expected a path")
+        positive = [
+            "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
+            "projection_width", "learning_rate", "workers", "eval_every_epochs",
+            "checkpoint_every_minutes",
+        ]  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise RunError(f"{name} is {value}, expected a number above 0")
+        if self.batch_size < 2:
+            raise RunError(
+                f"batch_size is {self.batch_size}, expected at least 2: "
+                "an image is contrasted with others"
+            )
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
+            raise RunError(f"warmup_epochs is {self.warmup_epochs}, expected 0 to {self.epochs}")
+        choices = {"optimizer": ("lars", "sgd", "adamw"), "precision": ("auto", "fp32", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise RunError(
+                    f"{name} is {getattr(self, name)!r}, expected one of {', '.join(allowed)}"
+                )
+        try:
+            self.views()
+            self.fit()
+        except ValueError as error:
+            raise RunError(str(error)) from error
+
+    def views(self) -> ViewSettings:
+        """The augmentations: the paper's for this image size, but for what was set."""
+        chosen: dict[str, Any] = {
+            "crop_area": (self.crop_min_area, 1.0),
+            "jitter_strength": self.jitter_strength,
+            "blur_probability": self.blur_probability,
+        }
+        given = {name: value for name, value in chosen.items() if value is not None}
+        return replace(ViewSettings.published(self.image_size), **given)
+
+    def fit(self) -> Fit:
+        """How pictures are kept for cropping."""
+        return Fit(self.stored_size or 2 * self.image_size)
+
+    def peak_rate(self) -> float:
+        """Learning rate after the warm-up.
+
+        For LARS 0.075 sqrt(batch) (Chen et al. 2020, appendix B.1); the others scale alike.
+        """
+        factor = {"lars": 0.075, "sgd": 0.02, "adamw": 6e-5}[self.optimizer]
+        return self.learning_rate or factor * math.sqrt(self.batch_size)
+
+    def warmup(self) -> float:
+        """Epochs of warm-up."""
+        return min(10, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """Sentences on the recorded settings of another run that would change the numbers."""
+        mine = asdict(self)
+        return [
+            f"{each.name} was {other.get(each.name)!r}, now {mine[each.name]!r}"
+            for each in fields(self)
+            if each.metadata["changes_numbers"] and other.get(each.name) != mine[each.name]
+        ]
