@@ -31,9 +31,13 @@ from trainer.data import Images, load_images
 from trainer.network import Network
 from trainer.pretrain import create_network
 from trainer.settings import PretrainSettings, setting
+from trainer.whitening import Whitening
 
 LEAST_COSINE = 0.9999
 """Between the file's vectors and the network's, on every image that is tried."""
+
+WHITENING_POWER = 0.5
+"""The best on images that were not trained on, for both outputs; see EXPERIMENTS.md."""
 
 BACKGROUND_IMAGES = 4096
 CALIBRATION_QUERIES = 2_000
@@ -76,21 +80,31 @@ class Export:
 class Served(nn.Module):
     """The graph of the file: uint8 (N, S, S, 3) to embedding, descriptor, descriptor_offset.
 
-    The offset is the mean similarity to the second to fourth nearest of the background (score
-    normalisation: Pizzi et al. 2022, arXiv:2202.10261). The nearest is left out, because people
-    search the pictures that they trained on, and one of those may be in the background itself.
+    Both outputs of the network are whitened, by ``pixels_BSSC``, a sample of training images that
+    also gives the background. The offset is the mean similarity to the second to fourth nearest of
+    the background (score normalisation: Pizzi et al. 2022, arXiv:2202.10261). The nearest is left
+    out, because people search the pictures that they trained on, and one of those may be in the
+    background itself.
     """
 
     background_KB: Tensor
 
-    def __init__(self, network: Network, background_BK: Tensor) -> None:
+    @torch.no_grad()
+    def __init__(self, network: Network, pixels_BSSC: NDArray[np.uint8]) -> None:
         super().__init__()
         self.network = network
+        starts = range(0, len(pixels_BSSC), 256)
+        parts = [torch.from_numpy(pixels_BSSC[start : start + 256]) for start in starts]
+        embeddings, descriptors = zip(*map(network.encode, parts), strict=True)
+        self.embedding_whitening = Whitening(torch.cat(embeddings), WHITENING_POWER)
+        self.descriptor_whitening = Whitening(torch.cat(descriptors), WHITENING_POWER)
+        background_BK = self.descriptor_whitening(torch.cat(descriptors))
         self.register_buffer("background_KB", background_BK.T.contiguous())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the graph."""
-        embedding, descriptor = self.network.encode(images)
+        h, z = self.network.encode(images)
+        embedding, descriptor = self.embedding_whitening(h), self.descriptor_whitening(z)
         nearest = (descriptor @ self.background_KB).topk(4, dim=1).values
         return embedding, descriptor, nearest[:, 1:].mean(dim=1)
 
@@ -117,7 +131,7 @@ def export(settings: ExportSettings) -> Export:
     pixels = _sample(images, trained)
 
     background = min(BACKGROUND_IMAGES, len(pixels) // 2)
-    served = Served(network, _descriptors(network, pixels[:background])).eval()
+    served = Served(network, pixels[:background]).eval()
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
     fit = {"image_size": trained.image_size, "fit": "stretch", "kernel": "bilinear"}
     common: dict[str, Any] = fit | {
@@ -243,13 +257,6 @@ def _sample(images: Images, trained: PretrainSettings) -> NDArray[np.uint8]:
     rows = np.random.default_rng(trained.seed).permutation(len(images))[:wanted]
     fit = Fit(trained.image_size)
     return np.stack([fit_pixels(images.pixels[row], fit) for row in rows])
-
-
-@torch.no_grad()
-def _descriptors(network: Network, pixels: NDArray[np.uint8]) -> Tensor:
-    starts = range(0, len(pixels), 256)
-    parts = [torch.from_numpy(pixels[start : start + 256]) for start in starts]
-    return torch.cat([network.encode(part)[1] for part in parts])
 
 
 def _awkward(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -56,11 +56,10 @@ class Network(nn.Module):
         return h
 
     def encode(self, pixels_NSSC: Tensor) -> tuple[Tensor, Tensor]:
-        """What is served: uint8 (N, S, S, 3) to ``embedding`` (N, D) and ``descriptor`` (N, K).
+        """H (N, D) and z (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
 
-        The embedding is h, which is better at likeness than the projection; the descriptor is the
-        projection, which was trained to tell each image from all others through its edits. Both
-        of unit length.
+        h becomes the embedding, since it is better at likeness than the projection; z becomes the
+        descriptor, since it was trained to tell each image from all others through its edits.
         """
         h = self.represent(pixels_NSSC.permute(0, 3, 1, 2).float() / 255)
         z = self.objective.projector(h)

@@ -1,0 +1,231 @@
+"""From a run to the served file: exact, calibrated, and refused where it is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from index.artifact import read_metadata
+from index.encoder import Encoder, Encoding
+from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
+from trainer import cli, export
+from trainer.evaluate import EvaluateSettings, evaluate
+from trainer.pretrain import pretrain
+from trainer.settings import PretrainSettings
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixty-six photographs, in a folder for each kind of scene."""
+    root = tmp_path_factory.mktemp("pictures")
+    for path in sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))[::3]:
+        scene = path.stem.split("-")[0].rstrip("0123456789")
+        (root / scene).mkdir(exist_ok=True)
+        shutil.copy(path, root / scene)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = PretrainSettings(
+        data=str(pictures), out=str(folder), image_size=32, width=0.125, projection_width=16,
+        batch_size=22, epochs=2, optimizer="adamw", device="cpu",
+    )  # fmt: skip
+    pretrain(settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path) -> Path:
+    out = run / "encoder.onnx"
+    export.export(export.ExportSettings(str(run), str(out), training_data="66 photographs"))
+    return out
+
+
+def test_file_says_what_it_is(exported: Path, run: Path) -> None:
+    metadata = read_metadata(exported)
+    assert (metadata.image_size, metadata.embedding_dim, metadata.descriptor_dim) == (32, 64, 16)
+    assert metadata.method == "simclr"
+    assert metadata.backbone == "resnet18 x0.125"
+    assert metadata.training_data == "66 photographs"
+    assert metadata.precision == "fp32"
+    assert re.fullmatch(r"[0-9a-f]{12}-6", metadata.run_id)
+
+
+def test_file_agrees_with_the_network_on_awkward_images(exported: Path, run: Path) -> None:
+    """Compared here once more, with the weights loaded anew."""
+    recorded = json.loads((run / "settings.json").read_text())
+    names = PretrainSettings.__dataclass_fields__
+    network = export.create_network(PretrainSettings(**{name: recorded[name] for name in names}))
+    network.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["network"])
+    network.eval()
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    got = Encoder(exported).encode(pixels)
+    stored = {each.name: each for each in onnx.load(exported).graph.initializer}
+
+    def constant(part: str) -> NDArray[np.float32]:
+        (name,) = [name for name in stored if part in name]
+        return onnx.numpy_helper.to_array(stored[name])
+
+    with torch.no_grad():
+        h = network.represent(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+        z = network.objective.projector(h)
+    for output, mine, theirs in (
+        ("embedding", got.embedding, h.numpy()),
+        ("descriptor", got.descriptor, z.numpy()),
+    ):
+        theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+        theirs -= constant(f"{output}_whitening.mean")
+        theirs = theirs @ constant(f"{output}_whitening.matrix")
+        theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
+        assert float((mine * theirs).sum(1).min()) > 0.9999
+    similarity = np.sort(got.descriptor @ constant("background"), axis=1)
+    np.testing.assert_allclose(got.descriptor_offset, similarity[:, -4:-1].mean(1), atol=1e-5)
+
+
+def test_disagreement_is_refused_and_nothing_is_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is made from a network with one weight changed after the fact."""
+    real = export.to_onnx
+
+    def wrong(served: export.Served, image_size: int) -> onnx.ModelProto:
+        model = real(served, image_size)
+        with torch.no_grad():
+            served.network.objective.projector[3].weight[0] += 1  # type: ignore[index, operator]
+        return model
+
+    monkeypatch.setattr(export, "to_onnx", wrong)
+    with pytest.raises(ExportRefused, match=r"lowest cosine -?0\.\d+, expected at least"):
+        export.export(export.ExportSettings(str(run), str(tmp_path / "wrong.onnx")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_states_its_loss_and_speed_and_is_smaller(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "int8.onnx"
+    result = export.export(export.ExportSettings(str(run), str(out), int8=True, max_int8_loss=1.0))
+    assert result.int8 is not None
+    assert result.int8.loss == result.int8.fp32_recall_at_1 - result.int8.int8_recall_at_1
+    assert result.int8.int8_images_per_second > 0
+    assert read_metadata(out).precision == "int8"
+    assert out.stat().st_size < 0.6 * exported.stat().st_size
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    cosine = Encoder(out).encode(pixels).embedding * Encoder(exported).encode(pixels).embedding
+    assert float(cosine.sum(1).min()) > 0.9
+
+
+def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match=r"int8 costs .* expected at most -2"):
+        export.export(
+            export.ExportSettings(str(run), str(tmp_path / "x.onnx"), int8=True, max_int8_loss=-2.0)
+        )
+
+
+def test_calibration_states_the_share_of_non_matching_pairs() -> None:
+    random = np.random.default_rng(0)
+    descriptor = random.normal(size=(3000, 8)).astype(np.float32)
+    descriptor /= np.linalg.norm(descriptor, axis=1, keepdims=True)
+    descriptor[2500] = descriptor[3]  # the same picture twice is no false match
+    offset = random.uniform(0, 0.1, 3000).astype(np.float32)
+    calibration = export.calibrate(Encoding(descriptor, descriptor, offset))
+    queries, others = descriptor[:1500], descriptor[1500:]
+    scores = queries @ others.T - offset[:1500, None]
+    scores[3, 1000] = np.nan
+    assert calibration.pairs == 1500 * 1500 - 1
+    assert calibration.thresholds[-1] < 0.9999 - offset[3]
+    for rate, threshold in zip(
+        calibration.false_match_rates[1:-1], calibration.thresholds[1:-1], strict=True
+    ):
+        share = (scores >= threshold).sum() / calibration.pairs
+        assert share == pytest.approx(rate, rel=1e-4)
+    assert calibration.threshold_for(1e-3) in calibration.thresholds
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no settings\.json"):
+        export.export(export.ExportSettings(str(tmp_path), str(tmp_path / "x.onnx")))
+    with pytest.raises(RunError, match=r"ends in \.onnx"):
+        export.ExportSettings(str(tmp_path), "encoder.pt")
+
+
+def test_evaluation_goes_through_the_file(exported: Path, pictures: Path) -> None:
+    found = evaluate(EvaluateSettings(str(exported), str(pictures), str(pictures), "cpu"))
+    assert found.images == 66
+    for scores in (found.embedding, found.descriptor):
+        assert scores.recall_at_1 is not None
+        assert scores.mean_average_precision is not None
+        assert scores.linear_probe is not None
+        assert 0 < scores.recall_at_1 <= 1
+        assert 0 < scores.mean_average_precision <= 1
+        assert 0 < scores.linear_probe <= 1
+        assert scores.alignment > 0
+        assert scores.uniformity < 0
+        assert 1 <= scores.rankme <= 66
+    assert "recall@1" in found.table()
+
+
+def test_evaluation_without_labels_gives_what_needs_none(
+    exported: Path, photographs: list[Path], tmp_path: Path
+) -> None:
+    for path in photographs:
+        shutil.copy(path, tmp_path)
+    found = evaluate(EvaluateSettings(str(exported), str(tmp_path)))
+    assert found.embedding.knn is None
+    assert found.embedding.rankme > 1
+    with pytest.raises(DataError, match="a bank needs labels"):
+        evaluate(EvaluateSettings(str(exported), str(tmp_path), str(tmp_path)))
+
+
+def test_commands_print_json_last_and_exit_by_what_happened(
+    run: Path, exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "encoder.onnx")
+    assert cli.main(["export", str(run), "--out", out, "--json"]) == cli.DONE
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["cosine"] > 0.9999
+    status = cli.main(["evaluate", "--encoder", out, "--data", str(pictures), "--json"])
+    assert status == cli.DONE
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["images"] == 66
+    assert cli.main(["export", str(tmp_path), "--out", out]) == cli.REFUSED
+    assert "has no settings.json" in capsys.readouterr().err
+    shutil.copytree(pictures, tmp_path / "pictures")
+    (tmp_path / "pictures" / "broken.jpg").write_bytes(b"nothing")
+    status = cli.main(
+        ["evaluate", "--encoder", str(exported), "--data", str(tmp_path / "pictures")]
+    )
+    assert status == cli.LEFT_OUT
+
+
+@pytest.mark.parametrize("command", ["pretrain", "evaluate", "export"])
+def test_every_setting_has_a_flag_with_help(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings, _ = cli.COMMANDS[command]
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, field in settings.__dataclass_fields__.items():
+        assert field.metadata["help"]
+        assert field.metadata["positional"] or f"--{name.replace('_', '-')}" in text
+
+
+def test_file_without_metadata_is_no_encoder(exported: Path, tmp_path: Path) -> None:
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "bare.onnx")
+    with pytest.raises(ArtifactInvalid):
+        Encoder(tmp_path / "bare.onnx")

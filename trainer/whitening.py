@@ -1,0 +1,41 @@
+"""Attenuated whitening: directions that all images share count less, rare ones more.
+
+PCA whitening is what makes a learnt vector a good one to search with (Jégou and Chum 2012); a
+power between none and full keeps the noise of the weakest directions down (Mukundan et al. 2018,
+arXiv:1811.11147, section 3.3). It is fitted without labels, and becomes one linear layer of the
+exported graph.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SMALLEST_SHARE = 1e-6
+"""Eigenvalues below this share of the largest are taken for it: they are rounding."""
+
+
+class Whitening(nn.Module):
+    """Unit rows (N, D) to whitened unit rows (N, D).
+
+    Args:
+        sample_ND: unit rows that the mean and the covariance are taken from; N > 1.
+        power: 0 only centres, 1 whitens fully.
+    """
+
+    mean_D: Tensor
+    matrix_DD: Tensor
+
+    def __init__(self, sample_ND: Tensor, power: float) -> None:
+        super().__init__()
+        mean_D = sample_ND.double().mean(0)
+        centred = sample_ND.double() - mean_D
+        values, vectors = torch.linalg.eigh(centred.T @ centred / len(sample_ND))
+        scales = values.clamp(min=float(values[-1]) * SMALLEST_SHARE) ** (-power / 2)
+        self.register_buffer("mean_D", mean_D.float())
+        self.register_buffer("matrix_DD", ((vectors * scales) @ vectors.T).float())
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Centre, whiten, and bring to unit length."""
+        return functional.normalize((x_ND - self.mean_D) @ self.matrix_DD, dim=1)
