@@ -51,7 +51,7 @@ def test_parquet_and_tar_shards_give_the_same_pixels_as_a_folder(
     rows = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
     label = [int(path.parent.name == "odd") for path in paths]
     schema = pa.schema(
-        {"image": pa.struct({"bytes": pa.binary(), "path": pa.string()}), "label": pa.int64()},
+        {"image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]), "label": pa.int64()},
         metadata={"label_names": json.dumps(["even", "odd"])},
     )
     pq.write_table(pa.table({"image": rows, "label": label}, schema), tmp_path / "some.parquet")
@@ -86,9 +86,10 @@ def test_interrupted_decoding_goes_on_where_it_was(
     whole = load_images(str(folder), FIT, tmp_path / "whole")
     monkeypatch.setattr(data, "SAVE_EVERY", 3)
     decoded: list[int] = []
+    interrupted_at = 5
 
     def counting_load(content: bytes, fit: Fit) -> object:
-        if len(decoded) == 5:
+        if len(decoded) == interrupted_at:
             raise KeyboardInterrupt
         decoded.append(len(content))
         return load(content, fit)
@@ -98,7 +99,8 @@ def test_interrupted_decoding_goes_on_where_it_was(
         load_images(str(folder), FIT, tmp_path / "cache", workers=1)
     recorded = json.loads((tmp_path / "cache" / "progress.json").read_text())["seen"]
     decoded.clear()
-    monkeypatch.setattr(data, "load", lambda c, f: (decoded.append(len(c)), load(c, f))[1])
+    interrupted_at = -1
+    monkeypatch.setattr(data, "load", counting_load)
     again = load_images(str(folder), FIT, tmp_path / "cache", workers=1)
     assert recorded == 3
     assert len(decoded) == 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from trainer import cli, export
 from trainer.evaluate import EvaluateSettings, evaluate
-from trainer.pretrain import pretrain
+from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent
@@ -68,7 +69,7 @@ def test_file_agrees_with_the_network_on_awkward_images(exported: Path, run: Pat
     """Compared here once more, with the weights loaded anew."""
     recorded = json.loads((run / "settings.json").read_text())
     names = PretrainSettings.__dataclass_fields__
-    network = export.create_network(PretrainSettings(**{name: recorded[name] for name in names}))
+    network = create_network(PretrainSettings(**{name: recorded[name] for name in names}))
     network.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["network"])
     network.eval()
     pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
@@ -218,9 +219,9 @@ def test_every_setting_has_a_flag_with_help(
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for name, field in settings.__dataclass_fields__.items():
+    for field in fields(settings):
         assert field.metadata["help"]
-        assert field.metadata["positional"] or f"--{name.replace('_', '-')}" in text
+        assert field.metadata["positional"] or f"--{field.name.replace('_', '-')}" in text
 
 
 def test_file_without_metadata_is_no_encoder(exported: Path, tmp_path: Path) -> None:

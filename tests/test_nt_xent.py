@@ -17,15 +17,16 @@ def algorithm_1(z_a: Tensor, z_b: Tensor, temperature: float) -> Tensor:
     z = [view for pair in zip(z_a, z_b, strict=True) for view in pair]
 
     def similarity(i: int, j: int) -> Tensor:
-        return z[i] @ z[j] / (z[i].norm() * z[j].norm())
+        cosine: Tensor = z[i] @ z[j] / (torch.linalg.norm(z[i]) * torch.linalg.norm(z[j]))
+        return cosine
 
     def ell(i: int, j: int) -> Tensor:
         others = [k for k in range(2 * n) if k != i]
-        denominator = sum((torch.exp(similarity(i, k) / temperature) for k in others), start=0.0)
+        denominator = torch.stack([torch.exp(similarity(i, k) / temperature) for k in others]).sum()
         return -torch.log(torch.exp(similarity(i, j) / temperature) / denominator)
 
-    total = sum((ell(2 * k, 2 * k + 1) + ell(2 * k + 1, 2 * k) for k in range(n)), start=0.0)
-    return total / (2 * n)
+    pairs = [ell(2 * k, 2 * k + 1) + ell(2 * k + 1, 2 * k) for k in range(n)]
+    return torch.stack(pairs).sum() / (2 * n)
 
 
 @pytest.mark.parametrize("n", [2, 3, 7])

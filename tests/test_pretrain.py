@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from index.errors import DataError, RunError, TrainingDiverged
-from trainer import checkpoint, pretrain
+from trainer import checkpoint, pretrain, views
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent
@@ -51,9 +51,8 @@ def settings(pictures: Path, tmp_path: Path) -> PretrainSettings:
 
 def weights(run: str) -> dict[str, Any]:
     state = checkpoint.load_checkpoint(Path(run))
-    return state["network"] | {
-        f"momentum {row}": value["momentum"] for row, value in state["optimizer"]["state"].items()
-    }
+    momenta = state["optimizer"]["state"].items()
+    return {**state["network"]} | {f"momentum {row}": value["momentum"] for row, value in momenta}
 
 
 def log(run: str) -> list[dict[str, float]]:
@@ -66,9 +65,9 @@ def test_interrupted_run_ends_with_the_same_bits(
     """Stopped in the middle of an epoch, and once more; every tensor equal."""
     pretrain.pretrain(settings)
     resumed = replace(settings, out=str(tmp_path / "resumed"))
-    real = pretrain.make_views
+    real = views.make_views
     for stop_after in (4, 3):
-        calls = []
+        calls: list[int] = []
 
         def interrupting(*arguments: Any, calls: list[int] = calls, stop: int = stop_after) -> Any:
             calls.append(1)

@@ -42,7 +42,8 @@ def main() -> None:
 
     def lite0(pixels: NDArray[np.uint8]) -> Tensor:
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        return network.extract_features((x - 127) / 128).mean(dim=(2, 3))  # as it was trained
+        features: Tensor = network.extract_features((x - 127) / 128)  # as it was trained
+        return features.mean(dim=(2, 3))
 
     def raw(pixels: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(pixels).float().flatten(1)
