@@ -1,0 +1,385 @@
+"""``kindred-index``: build a collection from images, look at it, check it, list its duplicates.
+
+Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
+130 or 143 interrupted (the same command goes on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, get_args
+
+from tqdm import tqdm
+
+from index.build import Progress, Report, Settings, build
+from index.collection import Catalog, Collection, Group
+from index.encoder import DEFAULT_ENCODER, Encoder, Provider
+from index.errors import KindredError
+from index.image import DEFAULT_MAX_PIXELS
+
+DONE: Final = 0
+LEFT_OUT: Final = 1
+REFUSED: Final = 2
+
+_DEFAULT_FALSE_MATCH_RATE: Final = 0.001
+_GROUPS_AT_A_TIME: Final = 1000
+
+
+class Refused(Exception):
+    """An option asks for what cannot be given."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (KindredError, Refused) as error:
+        print(f"kindred-index: {error}", file=sys.stderr)
+        return REFUSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kindred-index", description="Index images into collections that can be searched."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _add(commands, "build", _build, "bring a collection in step with a source of images")
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        type=Path,
+        help="a folder of images, a .parquet or .tar file, or a folder of those",
+    )
+    command.add_argument(
+        "--encoder",
+        type=Path,
+        default=Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER),
+        metavar="FILE",
+        help="the encoder's .onnx file (default: KINDRED_ENCODER, else the one that ships)",
+    )
+    command.add_argument(
+        "--provider",
+        choices=get_args(Provider),
+        default="auto",
+        help="where the encoder runs (default: a GPU where there is one)",
+    )
+    command.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=Settings.batch_size,
+        metavar="N",
+        help="images encoded and committed at once (default: %(default)s)",
+    )
+    command.add_argument(
+        "--workers",
+        type=_positive,
+        default=Settings.workers,
+        metavar="N",
+        help="threads that read and decode (default: one a processor, here %(default)s)",
+    )
+    command.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads that encode on the CPU (default: one a physical core)",
+    )
+    command.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="leave out images of more pixels than this (default: %(default)s)",
+    )
+    command.add_argument(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help="text before every id, where two sources have the same ids",
+    )
+
+    command = _add(commands, "inspect", _inspect, "say what a collection holds")
+    command = _add(
+        commands, "verify", _verify, "check every blob, vector and index file against each other"
+    )
+
+    command = _add(commands, "duplicates", _duplicates, "list images that are copies of each other")
+    strictness = command.add_mutually_exclusive_group()
+    strictness.add_argument(
+        "--max-false-match-rate",
+        type=float,
+        metavar="RATE",
+        help="share of pairs of different pictures that may be taken for copies "
+        f"(default: {_DEFAULT_FALSE_MATCH_RATE})",
+    )
+    strictness.add_argument(
+        "--threshold", type=float, metavar="SCORE", help="the least copy score itself"
+    )
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, description: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=description, description=f"{description[0].upper()}{description[1:]}."
+    )
+    command.set_defaults(run=run)
+    command.add_argument("--collection", required=True, metavar="NAME", help="its name")
+    command.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("KINDRED_DATA") or "kindred-data"),
+        metavar="DIR",
+        help="the data folder (default: KINDRED_DATA, else ./kindred-data)",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="print one machine-readable object last"
+    )
+    return command
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {value}, expected 1 or more")
+    return value
+
+
+# build
+
+
+def _build(options: argparse.Namespace) -> int:
+    encoder = Encoder(
+        options.encoder,
+        provider=options.provider,
+        threads=options.threads,
+        batch_size=options.batch_size,
+    )
+    _say(
+        f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
+        f"{encoder.fit.size} px, on {encoder.provider}"
+    )
+    settings = Settings(options.workers, options.batch_size, options.max_pixels)
+    with (
+        Catalog(options.data).create(options.collection, encoder) as collection,
+        _stoppable() as stop,
+        _Bar(options.collection) as bar,
+    ):
+        report = build(
+            options.source,
+            collection,
+            encoder,
+            settings=settings,
+            prefix=options.prefix,
+            progress=bar.show,
+            stop=stop,
+        )
+    _say(_summary(options.collection, report))
+    if options.json:
+        left_out = None if report.left_out is None else str(report.left_out)
+        _print_json(
+            {
+                "collection": options.collection,
+                "encoder": encoder.sha256,
+                "provider": encoder.provider,
+                **dataclasses.asdict(report.progress),
+                "seconds": round(report.seconds, 3),
+                "images_per_second": round(report.images_per_second, 2),
+                "interrupted": report.interrupted,
+                "report": left_out,
+            }
+        )
+    if report.interrupted:
+        return 128 + stop.signal
+    return LEFT_OUT if report.progress.left_out else DONE
+
+
+def _summary(name: str, report: Report) -> str:
+    done = report.progress
+    text = (
+        f"{name}: {done.added:,} added, {done.updated:,} updated, {done.unchanged:,} unchanged, "
+        f"{done.gone:,} gone, {done.left_out:,} left out in {report.seconds:.1f} s "
+        f"({report.images_per_second:.1f} images/s)"
+    )
+    if report.left_out is not None:
+        text += f"\nwhat was left out, and why: {report.left_out}"
+    if report.interrupted:
+        text += f"\ninterrupted after {done.done:,} of {done.total:,}; the same command goes on"
+    return text
+
+
+class _Stop(threading.Event):
+    """Set by a signal; ``signal`` is its number."""
+
+    signal: int = signal.SIGINT
+
+
+@contextmanager
+def _stoppable() -> Iterator[_Stop]:
+    """Let SIGINT and SIGTERM ask for an end after the batch in flight; a second one insists."""
+    stop = _Stop()
+
+    def ask(number: int, _: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.signal = number
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Bar:
+    """A progress bar with rate and time left; on something other than a terminal, seldom."""
+
+    def __init__(self, name: str) -> None:
+        self._bar: tqdm[Any] = tqdm(
+            desc=name, unit=" images", mininterval=0.2 if sys.stderr.isatty() else 30.0
+        )
+
+    def show(self, progress: Progress) -> None:
+        self._bar.total = progress.total
+        self._bar.set_postfix(left_out=progress.left_out, refresh=False)
+        self._bar.update(progress.done - self._bar.n)
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+# inspect, verify, duplicates
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        counts = collection.count()
+        encoder = collection.metadata
+        facts = {
+            "collection": collection.name,
+            "folder": str(collection.folder),
+            "created_at": collection.created_at,
+            "images": counts,
+            "generation": collection.generation,
+            "size_bytes": _size_bytes(collection.folder),
+            "encoder": {
+                "sha256": collection.encoder_sha256,
+                **encoder.model_dump(mode="json", exclude={"calibration"}),
+            },
+        }
+    print(f"{facts['collection']} in {facts['folder']}, created {facts['created_at']}")
+    print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
+    print(f"index generation {facts['generation']}, {facts['size_bytes']:,} bytes on disk")
+    print(
+        f"encoder {collection.encoder_sha256[:12]}: {encoder.method} {encoder.backbone}, run "
+        f"{encoder.run_id}, {encoder.image_size} px, embedding {encoder.embedding_dim}, "
+        f"descriptor {encoder.descriptor_dim}, {encoder.precision}"
+    )
+    if options.json:
+        _print_json(facts)
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        verdict = collection.verify()
+    for problem in verdict.problems:
+        print(problem)
+    print(
+        f"{options.collection}: {verdict.images:,} images, {verdict.blobs:,} blobs, generation "
+        f"{verdict.generation}: "
+        + (f"{len(verdict.problems)} problems" if verdict.problems else "all of it agrees")
+    )
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(verdict)})
+    return LEFT_OUT if verdict.problems else DONE
+
+
+def _duplicates(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        threshold = _threshold(options, collection)
+        rate = collection.metadata.calibration.rate_at(threshold)
+        groups = list(_all_groups(collection, threshold))
+    for group in groups:
+        print(f"keep {group.keep.id}: {group.keep.reason}")
+        for match in group.matches:
+            print(f"     {match.id} ({match.tier}, score {match.score:.3f})")
+    images = sum(len(group.images) for group in groups)
+    spare = images - len(groups)
+    print(
+        f"{options.collection}: {len(groups):,} groups of {images:,} images, "
+        f"{spare:,} to spare, at copy score {threshold:.3f} (false match rate {rate:g})"
+    )
+    if options.json:
+        _print_json(
+            {
+                "collection": options.collection,
+                "threshold": threshold,
+                "false_match_rate": rate,
+                "groups": [
+                    {
+                        "id": group.id,
+                        "keep": dataclasses.asdict(group.keep),
+                        "images": [dataclasses.asdict(item) for item in group.images],
+                        "matches": [dataclasses.asdict(match) for match in group.matches],
+                    }
+                    for group in groups
+                ],
+            }
+        )
+    return DONE
+
+
+def _threshold(options: argparse.Namespace, collection: Collection) -> float:
+    if options.threshold is not None:
+        return float(options.threshold)
+    rate = options.max_false_match_rate
+    try:
+        return collection.metadata.calibration.threshold_for(
+            _DEFAULT_FALSE_MATCH_RATE if rate is None else rate
+        )
+    except ValueError as error:
+        raise Refused(f"--max-false-match-rate: {error}") from error
+
+
+def _all_groups(collection: Collection, threshold: float) -> Iterator[Group]:
+    cursor = None
+    while True:
+        page = collection.duplicate_groups(
+            threshold=threshold, limit=_GROUPS_AT_A_TIME, cursor=cursor
+        )
+        yield from page.groups
+        if (cursor := page.next_cursor) is None:
+            return
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,488 @@
+"""A collection: images under ids, found by what they look like and by what they are copies of.
+
+The database is the truth; the indexes in memory follow it. Before each search the view catches
+up with whatever was committed since the last one, by this process or another, so a write is
+visible to the next search and memory never disagrees with the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from index import sources, store
+from index.artifact import Metadata
+from index.blobs import Blobs
+from index.duplicates import (
+    Group,
+    Keep,
+    Match,
+    Page,
+    Star,
+    describe_group,
+    descriptor_match,
+    exact_match,
+    find_stars,
+    first_of_kind,
+)
+from index.encoder import Encoder, Encoding
+from index.errors import (
+    CollectionCorrupt,
+    CollectionError,
+    CollectionExists,
+    CollectionNotFound,
+    EncoderMismatch,
+    InvalidName,
+    SourceUnreadable,
+)
+from index.files import now, remove_abandoned, sync_folder
+from index.image import Picture
+from index.indexes import Indexes
+from index.records import Item, Record, Scalar, Settings, State, check_id
+from index.store import Store
+from index.transactions import Snapshot
+from index.vectors import Floats, Space, View, check_rows, unit
+from index.verify import Verdict, verify
+
+__all__ = ["Catalog", "Collection", "Group", "Hit", "Item", "Keep", "Match", "Page", "Verdict"]
+
+_DUPLICATE_RATE: Final = 0.001  # the false match rate at which a search groups duplicates
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A search result; ``score`` is the cosine to the query, at most 1, higher is nearer."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+
+
+class Collection:
+    """One collection, open. Safe to use from any number of threads and processes at once.
+
+    Attributes:
+        name: of the collection; ``folder`` is where it lies.
+        encoder_sha256: of the encoder file that made its vectors; ``metadata`` is that file's.
+        created_at: ISO 8601 in UTC.
+        store: the database, for the batch job.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder | None = None) -> None:
+        """Open a collection's folder; without an encoder it is not checked which one made it.
+
+        Raises:
+            CollectionNotFound: the folder holds no collection.
+            CollectionCorrupt: what it holds cannot be read, or is of a newer release.
+            EncoderMismatch: another encoder made it.
+        """
+        self.name: Final = folder.name
+        self.folder: Final = folder
+        self.store: Final = Store(folder / store.DATABASE)
+        settings = self.store.settings
+        self.encoder_sha256: Final = settings.encoder_sha256
+        self.created_at: Final = settings.created_at
+        self._blobs = Blobs(folder / "blobs")
+        self._stars: tuple[tuple[int, float], list[Star]] | None = None
+        try:
+            self.metadata: Final = _metadata(settings, folder)
+            if encoder is not None:
+                self.check_encoder(encoder)
+            self._dimensions = _dimensions(self.metadata)
+            self._indexes = Indexes(self.store, folder, self._dimensions)
+        except BaseException:
+            self.store.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the files. Nothing is lost without it: every write is on the disk already."""
+        self._indexes.close()
+        self.store.close()
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def generation(self) -> int:
+        """The number of the index files in use; 0 before the first."""
+        return self._indexes.generation
+
+    def is_deleted(self) -> bool:
+        """Whether the collection was deleted, by this process or another; then open it no more."""
+        try:
+            self.store.check_alive()
+        except CollectionNotFound:
+            return True
+        return False
+
+    def check_encoder(self, encoder: Encoder) -> None:
+        """Raise EncoderMismatch unless this encoder made the collection."""
+        if encoder.sha256 != self.encoder_sha256:
+            raise EncoderMismatch(
+                f"collection {self.name!r} was made with encoder {self.encoder_sha256[:12]} "
+                f"(run {self.metadata.run_id}), found encoder {encoder.sha256[:12]} "
+                f"(run {encoder.metadata.run_id}); their vectors do not compare"
+            )
+
+    # Images
+
+    def put(
+        self,
+        id: str,
+        data: bytes,
+        picture: Picture,
+        encoding: Encoding,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Keep an image, in place of what the id had; on return all of it is on the disk.
+
+        ``encoding`` has one row. Returns whether the id is new.
+
+        Raises:
+            InvalidId, InvalidMetadata, InvalidVector: nothing was stored.
+        """
+        check_id(id)
+        check_rows(encoding.embedding, self._dimensions["embedding"], count=1)
+        check_rows(encoding.descriptor, self._dimensions["descriptor"], count=1)
+        sha256 = hashlib.sha256(data).hexdigest()
+        record = Record(
+            id=id,
+            root=None,
+            source=f"blob:{sha256}",
+            sha256=sha256,
+            size_bytes=len(data),
+            mtime_ns=0,
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+            metadata=metadata or {},
+        )
+        with self._blobs.drafted(data) as draft, self.store.write() as transaction:
+            before = transaction.known(id)
+            self._blobs.keep(draft, sha256)
+            transaction.save(record, encoding)
+        if before is not None and before.source != record.source:
+            self._drop_blob(before.source)
+        return before is None
+
+    def get(self, id: str) -> Item:
+        """What is known of an image; ImageNotFound where there is none of that id."""
+        with self.store.read() as snapshot:
+            return snapshot.item(id)
+
+    def items(self, after: str | None = None, limit: int = 100) -> list[Item]:
+        """Images of any state in the order of their ids, from the first beyond ``after``."""
+        if after is not None:
+            check_id(after)
+        with self.store.read() as snapshot:
+            return snapshot.items(after, limit)
+
+    def count(self) -> dict[State, int]:
+        """How many images are present, gone from their source, and unreadable."""
+        with self.store.read() as snapshot:
+            return snapshot.counts()
+
+    def update_metadata(self, id: str, metadata: Mapping[str, Any]) -> Item:
+        """Put other metadata in place of the present; the image and its vectors stay.
+
+        Raises:
+            ImageNotFound, InvalidMetadata: nothing was changed.
+        """
+        with self.store.write() as transaction:
+            return transaction.set_metadata(id, metadata)
+
+    def delete(self, id: str) -> None:
+        """Forget an image; a file that it was indexed from stays. ImageNotFound without one."""
+        with self.store.write() as transaction:
+            item = transaction.delete(id)
+        self._drop_blob(item.source)
+
+    def read(self, id: str) -> bytes:
+        """The bytes of the image file, as they were indexed.
+
+        Raises:
+            ImageNotFound: there is no such image.
+            SourceNotFound: the file that it was indexed from is not there any more.
+            SourceUnreadable: that file cannot be read, or holds other bytes by now.
+        """
+        item = self.get(id)
+        kind, _, place = item.source.partition(":")
+        if kind == "blob":
+            return self._blobs.read(place)
+        data = sources.read(item.source)
+        if item.sha256 and hashlib.sha256(data).hexdigest() != item.sha256:
+            raise SourceUnreadable(
+                f"{item.source} has changed since it was indexed; index its source again"
+            )
+        return data
+
+    def vectors(self, id: str) -> Encoding:
+        """An image's vectors, one row; ImageNotFound where it has none."""
+        with self.store.read() as snapshot:
+            return snapshot.encoding_of(id)
+
+    # Search
+
+    def search(
+        self,
+        embedding: Floats,
+        *,
+        top_k: int = 10,
+        offset: int = 0,
+        min_score: float | None = None,
+        filter: Mapping[str, Scalar] | None = None,
+        exclude: str | None = None,
+        group_duplicates: bool = False,
+    ) -> list[Hit]:
+        """The images that look most like a query, nearest first; ``embedding`` float32 (D,).
+
+        ``filter`` keeps images whose metadata has each of its values at its top level.
+        ``exclude`` leaves out one id. ``group_duplicates`` gives, of images that are copies of
+        each other, only the nearest.
+
+        Raises:
+            InvalidVector: the query has another length, or no direction.
+            InvalidMetadata: the filter asks for what metadata cannot hold.
+        """
+        query = unit(embedding, self._dimensions["embedding"])
+        view = self.refresh()
+        with self.store.read() as snapshot:
+            allowed = snapshot.matching(filter) if filter else None
+            wanted = offset + top_k
+            count = wanted + (exclude is not None)
+            while True:
+                keys, scores = view.search("embedding", query, count, allowed=allowed)
+                items = snapshot.items_of(keys.tolist())
+                shown = [key for key in keys.tolist() if key in items and items[key].id != exclude]
+                kept = self._distinct(snapshot, shown) if group_duplicates else set(shown)
+                hits = [
+                    Hit(items[key].id, score, items[key].metadata)
+                    for key, score in zip(keys.tolist(), scores.tolist(), strict=True)
+                    if key in kept and (min_score is None or score >= min_score)
+                ]
+                enough = len(hits) >= wanted or len(keys) < count
+                if enough or (min_score is not None and scores[-1] < min_score):
+                    return hits[offset:wanted]
+                count *= 2
+
+    def copies(
+        self,
+        encoding: Encoding,
+        *,
+        sha256: str | None,
+        threshold: float,
+        limit: int = 100,
+        exclude: str | None = None,
+    ) -> list[Match]:
+        """The copies of a query, exact ones first, then by falling score.
+
+        ``encoding`` is the query's one row; ``sha256`` of its file, where there is a file, finds
+        equal bytes, whatever the threshold. Others need a copy score of ``threshold``.
+
+        Raises:
+            InvalidVector: the query has another length, or no direction.
+        """
+        check_rows(encoding.descriptor, self._dimensions["descriptor"], count=1)
+        offset = float(encoding.descriptor_offset[0])
+        view = self.refresh()
+        with self.store.read() as snapshot:
+            equal = snapshot.with_sha256(sha256) if sha256 else []
+            keys, cosines = view.search(
+                "descriptor",
+                unit(encoding.descriptor[0], self._dimensions["descriptor"]),
+                limit + len(equal) + (exclude is not None),
+            )
+            items = snapshot.items_of(keys.tolist())
+        known = {item.id for item in equal}
+        matches = [exact_match(item, offset) for item in equal] + [
+            descriptor_match(items[key], cosine, offset, self.metadata.calibration)
+            for key, cosine in zip(keys.tolist(), cosines.tolist(), strict=True)
+            if key in items and items[key].id not in known and cosine - offset >= threshold
+        ]
+        return [match for match in matches if match.id != exclude][:limit]
+
+    def duplicate_groups(
+        self, *, threshold: float, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        """Groups of images that are copies of each other, in the order of the groups' ids.
+
+        The score of a pair is its cosine less the larger of its two offsets. Each member of a
+        group matches the one to keep directly; so chains of look-alikes do not merge. The groups
+        do not depend on the order in which images came.
+        """
+        with self.store.read() as snapshot:
+            moment = (snapshot.version(), threshold)
+            known = self._stars
+            if known is None or known[0] != moment:
+                known = self._stars = (moment, find_stars(snapshot.present(), threshold))
+            stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
+            keys = [key for star in stars for key in star.keys]
+            items = snapshot.items_of(keys)
+        groups = tuple(
+            describe_group(star, items, self.metadata.calibration) for star in stars[:limit]
+        )
+        return Page(groups, groups[-1].id if len(stars) > limit else None)
+
+    # The indexes
+
+    def refresh(self) -> View:
+        """Catch up with every write committed before this call, by whichever process.
+
+        Searches do it by themselves.
+        """
+        return self._indexes.view()
+
+    def compact(self) -> int:
+        """Write what changed into the index files, and clear away what nothing refers to.
+
+        Searches go on meanwhile. Returns the generation's number.
+
+        Raises:
+            CollectionLocked: another process is at it.
+        """
+        self._indexes.compact()
+        with self.store.read() as snapshot:
+            unneeded = [sha256 for sha256 in self._blobs.all() if not snapshot.needs_blob(sha256)]
+        for sha256 in unneeded:
+            self._drop_blob(f"blob:{sha256}")
+        return self.generation
+
+    def verify(self) -> Verdict:
+        """Compare everything that is stored with everything else; see ``index.verify``."""
+        with self.store.read() as snapshot:
+            return verify(snapshot, self._blobs, self._indexes)
+
+    def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
+        """Of the keys, nearest first, those that are no copy of one before."""
+        calibration = self.metadata.calibration
+        rate = max(_DUPLICATE_RATE, calibration.false_match_rates[-1])
+        encoding = snapshot.vectors_of(keys)
+        threshold = calibration.threshold_for(rate)
+        return {keys[row] for row in first_of_kind(encoding, threshold)}
+
+    def _drop_blob(self, source: str) -> None:
+        """Remove a blob that nothing refers to any more; other sources are left alone."""
+        kind, _, sha256 = source.partition(":")
+        if kind == "blob":
+            with self.store.write() as transaction:
+                if not transaction.needs_blob(sha256):
+                    self._blobs.remove(sha256)
+
+
+class Catalog:
+    """The collections of a data folder; several processes may use one at a time."""
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / "collections"
+
+    def names(self) -> list[str]:
+        """The names of all collections, sorted."""
+        return sorted(
+            path.parent.name
+            for path in self._folder.glob(f"*/{store.DATABASE}")
+            if _NAME.fullmatch(path.parent.name)
+        )
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a collection of this name; InvalidName if there never can be."""
+        return (self._place(name) / store.DATABASE).is_file()
+
+    def create(self, name: str, encoder: Encoder) -> Collection:
+        """Make a collection for this encoder, or open the one that is there.
+
+        Raises:
+            InvalidName: the name has a character or a length that is not allowed.
+            CollectionExists: another encoder made the one that is there.
+        """
+        folder = self._place(name)
+        if not self.exists(name):
+            self._make(folder, encoder)
+        try:
+            return Collection(folder, encoder)
+        except EncoderMismatch as error:
+            raise CollectionExists(str(error)) from error
+
+    def open(self, name: str, encoder: Encoder | None = None) -> Collection:
+        """Open a collection; without an encoder it is not checked which one made it.
+
+        Raises:
+            InvalidName, CollectionNotFound, CollectionCorrupt, EncoderMismatch.
+        """
+        if not self.exists(name):
+            raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
+        return Collection(self._place(name), encoder)
+
+    def delete(self, name: str) -> None:
+        """Remove a collection and all that was uploaded to it; files it was indexed from stay.
+
+        Raises:
+            InvalidName, CollectionNotFound.
+        """
+        if not self.exists(name):
+            raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
+        folder = self._place(name)
+        remains = self._folder / f".deleted-{uuid.uuid4().hex}"
+        with closing(Store(folder / store.DATABASE)) as database, database.write():
+            # Writers wait for this transaction, and then find that the collection has gone.
+            folder.rename(remains)
+            sync_folder(self._folder)
+        shutil.rmtree(remains)
+
+    def _make(self, folder: Path, encoder: Encoder) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(self._folder, ".*")
+            draft = self._folder / f".created-{uuid.uuid4().hex}"
+            draft.mkdir()
+            (draft / "blobs").mkdir()
+            store.create(
+                draft / store.DATABASE,
+                Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
+                _dimensions(encoder.metadata),
+            )
+            sync_folder(draft)
+            try:
+                draft.rename(folder)
+            except OSError:
+                shutil.rmtree(draft)
+                if not self.exists(folder.name):  # else another process was faster
+                    raise
+            sync_folder(self._folder)
+        except OSError as error:
+            raise CollectionError(
+                f"collection {folder.name!r} cannot be made in {self._folder}: {error.strerror}"
+            ) from error
+
+    def _place(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise InvalidName(
+                f"the name {name!r} is not allowed, expected 1 to 63 lower-case letters, digits, "
+                "'-' and '_', the first a letter or a digit"
+            )
+        return self._folder / name
+
+
+def _dimensions(metadata: Metadata) -> dict[Space, int]:
+    return {"embedding": metadata.embedding_dim, "descriptor": metadata.descriptor_dim}
+
+
+def _metadata(settings: Settings, folder: Path) -> Metadata:
+    try:
+        return Metadata.model_validate_json(settings.encoder)
+    except ValidationError as error:
+        raise CollectionCorrupt(
+            f"{folder} remembers an encoder that this release does not know: {error}"
+        ) from error

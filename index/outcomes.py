@@ -1,0 +1,211 @@
+"""What is to be done about each image of a source: compares it with what is stored, decodes it.
+
+Cheap questions first: an image whose file, size and time of change are as they were is not even
+read; one whose bytes are as they were is not encoded again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import sources
+from index.encoder import Encoder, Encoding
+from index.errors import ImageError, InvalidId, SourceError, SourceNotFound
+from index.records import Known, Record, check_id
+from index.sources import SourceItem
+from index.store import Store
+from index.transactions import Snapshot
+
+_ITEMS_AT_A_TIME: Final = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is to be done about one item; ``before`` is what its id had, if anything."""
+
+    item: SourceItem
+    id: str
+    before: Known | None
+
+
+@dataclass(frozen=True, eq=False)
+class Embed(Outcome):
+    """It is new or has changed. ``pixels`` uint8 (S, S, 3)."""
+
+    record: Record
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded(Outcome):
+    """It has been encoded: ``encoding`` has one row."""
+
+    record: Record
+    encoding: Encoding
+
+
+@dataclass(frozen=True, eq=False)
+class Touch(Outcome):
+    """Its bytes are as they were, but it is back, lies elsewhere, or has another time."""
+
+
+@dataclass(frozen=True, eq=False)
+class Keep(Outcome):
+    """It is as it was."""
+
+
+@dataclass(frozen=True, eq=False)
+class LeaveOut(Outcome):
+    """It cannot be indexed; the record, where there is one, is what is remembered of it."""
+
+    reason: str
+    record: Record | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Unclear(Outcome):
+    """Only its bytes can tell."""
+
+
+class Comparison:
+    """A source beside what is stored of it.
+
+    ``root`` is the source's own mark on the items that came from it.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        store: Store,
+        encoder: Encoder,
+        *,
+        prefix: str,
+        workers: int,
+        max_pixels: int,
+    ) -> None:
+        self.root = sources.locator_prefix(source)
+        self._source = source
+        self._store = store
+        self._encoder = encoder
+        self._prefix = prefix
+        self._workers = workers
+        self._max_pixels = max_pixels
+
+    def outcomes(self, stop: threading.Event, *, ahead: int) -> Generator[Outcome, None, None]:
+        """One outcome an item, until the source or ``stop`` ends it.
+
+        Threads read and decode up to ``ahead`` images before they are asked for.
+        """
+        pending: deque[Future[Outcome]] = deque()
+        pool = ThreadPoolExecutor(self._workers, "decode")
+        try:
+            for outcome in self._compared():
+                if stop.is_set():
+                    return
+                if not isinstance(outcome, _Unclear):
+                    yield outcome
+                    continue
+                pending.append(pool.submit(self._read, outcome))
+                if len(pending) > ahead:
+                    yield pending.popleft().result()
+            while pending and not stop.is_set():
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _compared(self) -> Iterator[Outcome]:
+        items = sources.scan(self._source)
+        while chunk := list(islice(items, _ITEMS_AT_A_TIME)):
+            with self._store.read() as snapshot:
+                outcomes = [self._compare(item, snapshot) for item in chunk]
+            yield from outcomes
+
+    def _compare(self, item: SourceItem, snapshot: Snapshot) -> Outcome:
+        """What can be said without the image's bytes."""
+        name = self._prefix + item.id
+        try:
+            check_id(name)
+        except InvalidId as error:
+            return LeaveOut(item, name, None, str(error))
+        before = snapshot.known(name)
+        if before is None or not before.embedded or not self._is_same_file(item, before):
+            return _Unclear(item, name, before)
+        return (Keep if before.state == "present" else Touch)(item, name, before)
+
+    def _read(self, unclear: _Unclear) -> Outcome:
+        item, before = unclear.item, unclear.before
+        given = (item, unclear.id, before)
+        record = Record(
+            id=unclear.id,
+            root=self.root,
+            source=item.locator,
+            sha256="",
+            size_bytes=item.size_bytes,
+            mtime_ns=item.mtime_ns,
+            width=0,
+            height=0,
+            format="",
+            metadata=_metadata(item, before),
+        )
+        try:
+            data = item.read()
+            record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+            if before is not None and before.embedded and before.sha256 == record.sha256:
+                # An upload stays one: its bytes are kept, whatever becomes of the file.
+                return (Keep if before.root is None else Touch)(*given)
+            if before is not None and self._is_taken(before):
+                reason = f"its id belongs to {before.source}; a prefix would tell the two apart"
+                return LeaveOut(*given, reason)
+            picture = self._encoder.load(data, max_pixels=self._max_pixels)
+        except (SourceError, ImageError) as error:
+            if before is not None and (self._is_taken(before) or self._says(before, item, error)):
+                return LeaveOut(*given, str(error))
+            return LeaveOut(*given, str(error), record)
+        record = replace(record, width=picture.width, height=picture.height, format=picture.format)
+        return Embed(*given, record, picture.pixels)
+
+    def _is_same_file(self, item: SourceItem, before: Known) -> bool:
+        return (self.root, item.locator, item.size_bytes, item.mtime_ns) == (
+            before.root,
+            before.source,
+            before.size_bytes,
+            before.mtime_ns,
+        )
+
+    def _says(self, before: Known, item: SourceItem, error: Exception) -> bool:
+        """Whether it is known already that this file cannot be read, and why."""
+        known = before.state == "unreadable" and before.reason == str(error)
+        return known and self._is_same_file(item, before)
+
+    def _is_taken(self, before: Known) -> bool:
+        """Whether an id belongs to an upload, or to another source that still has it."""
+        if before.root == self.root or before.state != "present":
+            return False
+        if before.root is None:
+            return True
+        try:
+            sources.read(before.source)
+        except SourceNotFound:
+            return False
+        except SourceError:
+            return True
+        return True
+
+
+def _metadata(item: SourceItem, before: Known | None) -> dict[str, Any]:
+    """What users have set, and the label that the source states."""
+    metadata = dict(before.metadata) if before is not None else {}
+    if item.label is not None:
+        metadata["label"] = item.label
+    return metadata

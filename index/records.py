@@ -1,0 +1,165 @@
+"""What is stored of an image, and the rules for what may be stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.encoder import Encoding
+from index.errors import InvalidId, InvalidMetadata
+from index.vectors import Keys, Space
+
+LONGEST_ID: Final = 512
+LARGEST_METADATA_BYTES: Final = 1 << 20
+DEEPEST_METADATA: Final = 64
+
+State = Literal["present", "gone", "unreadable"]
+Scalar: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a collection.
+
+    ``width`` and ``height`` (pixels, upright) are 0, ``format`` and ``sha256`` empty where the
+    image could never be read; ``reason`` then says why. ``source`` is the locator of its bytes,
+    ``blob:<sha256>`` where the collection keeps them. ``updated_at`` is ISO 8601 in UTC.
+    """
+
+    id: str
+    state: State
+    source: str
+    sha256: str
+    size_bytes: int
+    width: int
+    height: int
+    format: str
+    metadata: dict[str, Any]
+    reason: str
+    updated_at: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the batch job asks of an item before it reads the image again."""
+
+    key: int
+    version: int
+    state: State
+    root: str | None
+    source: str
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    metadata: dict[str, Any]
+    reason: str
+    embedded: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is stored of an image beside its vectors; ``root`` None says that it was uploaded."""
+
+    id: str
+    root: str | None
+    source: str
+    sha256: str
+    size_bytes: int
+    mtime_ns: int
+    width: int
+    height: int
+    format: str
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class IndexFile:
+    """A FAISS file of a generation, and what it must hash to."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The newest set of index files; ``version`` is the last change that they hold."""
+
+    number: int
+    version: int
+    count: int
+    created_at: str
+    files: Mapping[Space, IndexFile]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """N present items in order of their keys, with all that tells them apart.
+
+    ``keys``, ``pixels`` (width times height) and ``size_bytes`` are int64 (N,).
+    """
+
+    keys: Keys
+    ids: list[str]
+    sha256s: list[str]
+    pixels: NDArray[np.int64]
+    size_bytes: NDArray[np.int64]
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a collection was created with; ``encoder`` is the encoder's metadata as JSON."""
+
+    encoder_sha256: str
+    encoder: str
+    created_at: str
+
+
+def check_id(id: str) -> None:
+    """Raise InvalidId unless the text can name an image."""
+    if not 1 <= len(id) <= LONGEST_ID:
+        raise InvalidId(f"the id has {len(id):,} characters, expected 1 to {LONGEST_ID}")
+    if "\0" in id or not is_unicode(id):
+        raise InvalidId(f"the id {id!r} holds a NUL or half a surrogate pair, expected plain text")
+
+
+def metadata_text(metadata: Mapping[str, Any]) -> str:
+    """Metadata as JSON text.
+
+    Raises:
+        InvalidMetadata: it is not what JSON can hold, is over 1 MiB, or nested too deeply.
+    """
+    if not _is_nested_at_most(metadata, DEEPEST_METADATA):
+        raise InvalidMetadata(f"metadata is nested deeper than {DEEPEST_METADATA} levels")
+    try:
+        text = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (TypeError, ValueError) as error:
+        raise InvalidMetadata(f"metadata is not plain JSON: {error}") from error
+    if size > LARGEST_METADATA_BYTES:
+        raise InvalidMetadata(
+            f"metadata is {size:,} bytes of JSON, expected {LARGEST_METADATA_BYTES:,} at most"
+        )
+    return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether text has no half surrogate pairs, which neither SQLite nor UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_nested_at_most(value: Any, levels: int) -> bool:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if not isinstance(value, list | tuple):
+        return True
+    return levels > 0 and all(_is_nested_at_most(part, levels - 1) for part in value)

@@ -1,0 +1,292 @@
+"""The truth of a collection: one SQLite database and the blobs of what was uploaded.
+
+A write is acknowledged after its commit (WAL, synchronous=FULL). Every write transaction takes
+the next number of one counter, the collection's ``version``, and stamps what it changes with it;
+so "what is new since version v" is one query, in this process or another.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from index.errors import (
+    CollectionCorrupt,
+    CollectionError,
+    CollectionLocked,
+    CollectionNotFound,
+)
+from index.records import Settings
+from index.transactions import FLOAT, Snapshot, Transaction
+from index.vectors import Space
+
+DATABASE: Final = "kindred.sqlite3"
+SCHEMA_VERSION: Final = 1
+
+_APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
+_BUSY_TIMEOUT_SECONDS: Final = 30.0
+
+_SCHEMA: Final = """
+CREATE TABLE collection (
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    encoder_sha256 TEXT NOT NULL,
+    encoder        TEXT NOT NULL CHECK (json_valid(encoder)),   -- its metadata
+    created_at     TEXT NOT NULL,
+    version        INTEGER NOT NULL                             -- of the last change
+) STRICT;
+
+CREATE TABLE items (
+    key            INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: index files hold it
+    id             TEXT NOT NULL UNIQUE,
+    state          TEXT NOT NULL CHECK (state IN ('present', 'gone', 'unreadable')),
+    version        INTEGER NOT NULL,                   -- of the last change of any kind
+    vector_version INTEGER NOT NULL,                   -- of the last one that indexes must follow
+    root           TEXT,                               -- the source it came with; NULL: uploaded
+    source         TEXT NOT NULL,                      -- locator of its bytes
+    sha256         TEXT NOT NULL,
+    size_bytes     INTEGER NOT NULL,
+    mtime_ns       INTEGER NOT NULL,
+    width          INTEGER NOT NULL,
+    height         INTEGER NOT NULL,
+    format         TEXT NOT NULL,
+    metadata       TEXT NOT NULL CHECK (json_valid(metadata)),
+    reason         TEXT NOT NULL,                      -- why it is unreadable, else empty
+    updated_at     TEXT NOT NULL
+) STRICT;
+CREATE INDEX items_by_version ON items (version);
+CREATE INDEX items_by_vector_version ON items (vector_version);
+CREATE INDEX items_by_sha256 ON items (sha256);
+CREATE INDEX items_by_root ON items (root);
+CREATE INDEX items_by_state ON items (state);
+
+CREATE TABLE vectors (
+    key               INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
+    embedding         BLOB NOT NULL CHECK (length(embedding) = {embedding_bytes}),
+    descriptor        BLOB NOT NULL CHECK (length(descriptor) = {descriptor_bytes}),
+    descriptor_offset REAL NOT NULL
+) STRICT;
+
+CREATE TABLE deletions (                               -- since the generation, for views to follow
+    key            INTEGER PRIMARY KEY,
+    version        INTEGER NOT NULL
+) STRICT;
+CREATE INDEX deletions_by_version ON deletions (version);
+
+CREATE TABLE generations (
+    number         INTEGER NOT NULL,
+    space          TEXT NOT NULL,
+    version        INTEGER NOT NULL,                   -- every change up to here is in the file
+    file           TEXT NOT NULL,
+    sha256         TEXT NOT NULL,
+    count          INTEGER NOT NULL,
+    created_at     TEXT NOT NULL,
+    PRIMARY KEY (number, space)
+) STRICT;
+"""
+
+
+def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> None:
+    """Make an empty database at ``path``, complete and on the disk on return."""
+    schema = _SCHEMA.format(
+        **{f"{space}_bytes": FLOAT.itemsize * size for space, size in dimensions.items()}
+    )
+    with _named_errors(path):
+        connection = sqlite3.connect(path, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(f"BEGIN; {schema}")
+            connection.execute(
+                "INSERT INTO collection VALUES (1, ?, ?, ?, 0)",
+                (settings.encoder_sha256, settings.encoder, settings.created_at),
+            )
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+
+class Store:
+    """One collection's database, open. Safe to use from any number of threads.
+
+    One connection writes, under a lock; a few more read, each for one thread at a time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open an existing database.
+
+        Raises:
+            CollectionNotFound: there is none at ``path``.
+            CollectionCorrupt: the file is damaged, foreign, or of a newer version.
+        """
+        self.path = path
+        self._writing = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._pool = threading.Lock()
+        self._closed = False
+        try:
+            status = path.stat()
+        except FileNotFoundError as error:
+            raise CollectionNotFound(f"no collection at {path.parent}") from error
+        self._identity = (status.st_dev, status.st_ino)
+        self._writer = self._connect()
+        try:
+            with _named_errors(path):
+                self.settings = self._check(self._writer)
+        except BaseException:
+            self._writer.close()
+            raise
+
+    def close(self) -> None:
+        """Close every connection; a second call does nothing."""
+        with self._writing, self._pool:
+            self._closed = True
+            for connection in (*self._idle, self._writer):
+                connection.close()
+            self._idle.clear()
+
+    def check_alive(self) -> None:
+        """Raise CollectionNotFound if the collection was deleted, by whichever process."""
+        with suppress(FileNotFoundError):
+            status = self.path.stat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                return
+        raise CollectionNotFound(f"the collection at {self.path.parent} was deleted")
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """One transaction: on a normal exit all of it is on the disk, else nothing has happened.
+
+        Raises:
+            CollectionLocked: other processes kept writing for half a minute.
+            CollectionError: the disk is full or read-only.
+        """
+        with self._writing, _named_errors(self.path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self.check_alive()  # under SQLite's lock, which a deletion takes as well
+                yield Transaction(self._writer)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """The collection as of one moment, however long the reading takes."""
+        self.check_alive()
+        connection = self._borrow()
+        try:
+            with _reading(connection, self.path) as snapshot:
+                yield snapshot
+        finally:
+            self._give_back(connection)
+
+    def follower(self) -> Follower:
+        """A watch on changes, with a connection of its own; the caller closes it."""
+        return Follower(self._connect(), self.path)
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._pool:
+            if self._closed:
+                raise CollectionError(f"the collection at {self.path.parent} is closed")
+            if self._idle:
+                return self._idle.pop()
+        return self._connect()
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._pool:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        with _named_errors(self.path):
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=rw",  # never makes a database
+                uri=True,
+                timeout=_BUSY_TIMEOUT_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            return connection
+
+    def _check(self, connection: sqlite3.Connection) -> Settings:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        if application != _APPLICATION_ID:
+            raise CollectionCorrupt(f"{self.path} is not a database of Kindred")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise CollectionCorrupt(
+                f"{self.path} has schema version {version}, this release reads {SCHEMA_VERSION}"
+            )
+        row = connection.execute(
+            "SELECT encoder_sha256, encoder, created_at FROM collection"
+        ).fetchone()
+        return Settings(*row)
+
+
+class Follower:
+    """Tells cheaply whether anyone, in any process, has written since the last look."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._seen: int | None = None
+
+    @contextmanager
+    def changes(self) -> Iterator[Snapshot | None]:
+        """A snapshot if there was a commit since the last one that was read through, else None."""
+        with _named_errors(self._path):
+            latest = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if latest == self._seen:
+            yield None
+            return
+        with _reading(self._connection, self._path) as snapshot:
+            yield snapshot
+        self._seen = latest
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+@contextmanager
+def _reading(connection: sqlite3.Connection, path: Path) -> Iterator[Snapshot]:
+    with _named_errors(path):
+        connection.execute("BEGIN")
+        try:
+            yield Snapshot(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Say what an SQLite failure means for the person who asked."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise CollectionLocked(
+                f"{path} was busy for {_BUSY_TIMEOUT_SECONDS:g} s: another process is writing"
+            ) from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_ERROR", "SQLITE_SCHEMA")):
+            raise CollectionCorrupt(f"{path} is damaged or not of this format: {error}") from error
+        if name.startswith("SQLITE_FULL"):
+            raise CollectionError(f"{path} cannot grow: the disk is full") from error
+        if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            writable = "" if os.access(path.parent, os.W_OK) else " (the folder is not writable)"
+            raise CollectionError(f"{path} cannot be opened or written{writable}") from error
+        raise CollectionError(f"{path}: {error}") from error

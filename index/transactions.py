@@ -1,0 +1,408 @@
+"""Reads and writes of a collection's database, each within one transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+
+from index.encoder import Encoding
+from index.errors import CollectionCorrupt, ImageNotFound, InvalidMetadata
+from index.files import now
+from index.records import (
+    Chunk,
+    Generation,
+    IndexFile,
+    Item,
+    Known,
+    Record,
+    Scalar,
+    State,
+    check_id,
+    is_unicode,
+    metadata_text,
+)
+from index.vectors import SPACES, Floats, Keys, Space
+
+FLOAT: Final = np.dtype("<f4")
+"""How vectors lie in the database."""
+
+_ROWS_AT_A_TIME: Final = 2048
+_MOST_CONDITIONS: Final = 100
+_ITEM_COLUMNS: Final = (
+    "id, state, source, sha256, size_bytes, width, height, format, metadata, reason, updated_at"
+)
+
+
+class Snapshot:
+    """Reads within one read transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def version(self) -> int:
+        """The number of the last change."""
+        return int(self._connection.execute("SELECT version FROM collection").fetchone()[0])
+
+    def item(self, id: str) -> Item:
+        """One item, whatever its state; ImageNotFound where there is none."""
+        check_id(id)
+        row = self._connection.execute(
+            f"SELECT {_ITEM_COLUMNS} FROM items WHERE id = ?", (id,)
+        ).fetchone()
+        if row is None:
+            raise ImageNotFound(f"no image {id!r} in the collection")
+        return _item(row)
+
+    def items(self, after: str | None, limit: int) -> list[Item]:
+        """Items in order of id, from the first beyond ``after``."""
+        rows = self._connection.execute(
+            f"SELECT {_ITEM_COLUMNS} FROM items WHERE id > ? ORDER BY id LIMIT ?",
+            (after or "", limit),
+        )
+        return [_item(row) for row in rows]
+
+    def items_of(self, keys: Sequence[int]) -> dict[int, Item]:
+        """Those of the keyed items that are there and present."""
+        rows = self._connection.execute(
+            f"SELECT key, {_ITEM_COLUMNS} FROM items"
+            " WHERE key IN (SELECT value FROM json_each(?)) AND state = 'present'",
+            (json.dumps(list(keys)),),
+        )
+        return {key: _item(columns) for key, *columns in rows}
+
+    def known(self, id: str) -> Known | None:
+        """What the batch job compares a file with, or None for an id that is new."""
+        row = self._connection.execute(
+            "SELECT key, version, state, root, source, sha256, size_bytes, mtime_ns, metadata,"
+            " reason,"
+            " EXISTS (SELECT 1 FROM vectors WHERE vectors.key = items.key)"
+            " FROM items WHERE id = ?",
+            (id,),
+        ).fetchone()
+        if row is None:
+            return None
+        *columns, metadata, reason, embedded = row
+        return Known(*(*columns, json.loads(metadata), reason, bool(embedded)))
+
+    def keys_of_root(self, root: str) -> list[int]:
+        """Keys of everything that came with one source and is not gone."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE root = ? AND state != 'gone'", (root,)
+        )
+        return [key for (key,) in rows]
+
+    def with_sha256(self, sha256: str) -> list[Item]:
+        """Present items with exactly these bytes, in order of id."""
+        rows = self._connection.execute(
+            f"SELECT {_ITEM_COLUMNS} FROM items WHERE sha256 = ? AND state = 'present' ORDER BY id",
+            (sha256,),
+        )
+        return [_item(row) for row in rows]
+
+    def matching(self, filter: Mapping[str, Scalar]) -> Keys:
+        """Keys of present items whose metadata has each of these values at its top level."""
+        if len(filter) > _MOST_CONDITIONS:
+            raise InvalidMetadata(
+                f"the filter has {len(filter):,} conditions, expected {_MOST_CONDITIONS} at most"
+            )
+        clauses = ["state = 'present'"]
+        values: list[Scalar] = []
+        for name, value in filter.items():
+            operands: list[Scalar] = []
+            if isinstance(value, bool):
+                test, operands = "type = ?", ["true" if value else "false"]
+            elif value is None:
+                test = "type = 'null'"
+            elif isinstance(value, str):
+                test, operands = "type = 'text' AND value = ?", [value]
+            elif isinstance(value, int | float):
+                test, operands = "type IN ('integer', 'real') AND value = ?", [value]
+            else:
+                raise InvalidMetadata(
+                    f"the filter asks for {name} = {value!r}, "
+                    "expected a text, a number, true, false or null"
+                )
+            if not is_unicode(f"{name}{value}"):
+                raise InvalidMetadata(f"the filter on {name!r} holds half a surrogate pair")
+            clauses.append(f"EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND {test})")
+            values += [name, *operands]
+        try:
+            rows = self._connection.execute(
+                # The name `key` means the JSON key inside the clauses, the item's outside.
+                f"SELECT items.key FROM items WHERE {' AND '.join(clauses)}",
+                values,
+            ).fetchall()
+        except OverflowError as error:
+            raise InvalidMetadata(f"the filter holds a number beyond 64 bits: {error}") from error
+        return np.array([key for (key,) in rows], np.int64)
+
+    def counts(self) -> dict[State, int]:
+        """How many items are in each state."""
+        found = dict(self._connection.execute("SELECT state, count(*) FROM items GROUP BY state"))
+        return {
+            "present": found.get("present", 0),
+            "gone": found.get("gone", 0),
+            "unreadable": found.get("unreadable", 0),
+        }
+
+    def vectors_of(self, keys: Sequence[int]) -> Encoding:
+        """The vectors of these items, all of them present, in the order of the keys."""
+        rows = self._connection.execute(
+            "SELECT key, embedding, descriptor, descriptor_offset FROM vectors"
+            " WHERE key IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(keys)),),
+        )
+        by_key = {row[0]: row for row in rows}
+        return _encoding([by_key[key] for key in keys])
+
+    def encoding_of(self, id: str) -> Encoding:
+        """The one row of an image's vectors; ImageNotFound where it has none."""
+        item = self.item(id)
+        rows = self._connection.execute(
+            "SELECT key, embedding, descriptor, descriptor_offset"
+            " FROM vectors JOIN items USING (key) WHERE id = ?",
+            (id,),
+        ).fetchall()
+        if not rows:
+            raise ImageNotFound(f"image {id!r} has no vectors: {item.reason or item.state}")
+        return _encoding(rows)
+
+    def present(self) -> Iterator[Chunk]:
+        """Everything that is present, a chunk at a time, by ascending key."""
+        cursor = self._connection.execute(
+            "SELECT key, embedding, descriptor, descriptor_offset,"
+            " id, sha256, width * height, size_bytes"
+            " FROM vectors JOIN items USING (key) WHERE state = 'present' ORDER BY key"
+        )
+        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
+            yield Chunk(
+                keys=np.array([row[0] for row in rows], np.int64),
+                ids=[row[4] for row in rows],
+                sha256s=[row[5] for row in rows],
+                pixels=np.array([row[6] for row in rows], np.int64),
+                size_bytes=np.array([row[7] for row in rows], np.int64),
+                encoding=_encoding(rows),
+            )
+
+    def needs_blob(self, sha256: str) -> bool:
+        """Whether an item still refers to these uploaded bytes."""
+        row = self._connection.execute(
+            "SELECT 1 FROM items WHERE sha256 = ? AND source = ?", (sha256, f"blob:{sha256}")
+        ).fetchone()
+        return row is not None
+
+    def uploads(self) -> Iterator[tuple[str, str]]:
+        """(id, sha256) of everything whose bytes the collection keeps, in order of id."""
+        yield from self._connection.execute(
+            "SELECT id, sha256 FROM items WHERE root IS NULL ORDER BY id"
+        )
+
+    def generation(self) -> Generation | None:
+        """The newest index files, or None before the first."""
+        rows = self._connection.execute(
+            "SELECT number, version, count, created_at, space, file, sha256 FROM generations"
+            " WHERE number = (SELECT max(number) FROM generations)"
+        ).fetchall()
+        if not rows:
+            return None
+        files = {space: IndexFile(file, sha256) for *_, space, file, sha256 in rows}
+        if set(files) != set(SPACES):
+            raise CollectionCorrupt(f"generation {rows[0][0]} has index files for {sorted(files)}")
+        return Generation(*(*rows[0][:4], files))
+
+    def hidden_since(self, version: int) -> Keys:
+        """Keys that were there and are not to be found after ``version``."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE vector_version > :version AND state != 'present'"
+            " UNION ALL SELECT key FROM deletions WHERE version > :version",
+            {"version": version},
+        ).fetchall()
+        return np.array([key for (key,) in rows], np.int64)
+
+    def shown_since(self, version: int) -> Iterator[tuple[Keys, Encoding]]:
+        """What is to be found, and by which vectors, where that changed after ``version``."""
+        cursor = self._connection.execute(
+            "SELECT key, embedding, descriptor, descriptor_offset FROM items JOIN vectors"
+            " USING (key) WHERE vector_version > ? AND state = 'present'",
+            (version,),
+        )
+        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
+            yield np.array([row[0] for row in rows], np.int64), _encoding(rows)
+
+    def vectors_changed_since(self, version: int) -> bool:
+        """Whether an index as of ``version`` would differ from one made now."""
+        row = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM items WHERE vector_version > :version)"
+            " OR EXISTS (SELECT 1 FROM deletions WHERE version > :version)",
+            {"version": version},
+        ).fetchone()
+        return bool(row[0])
+
+    def problems(self) -> list[str]:
+        """What SQLite itself and the rules between tables find wrong."""
+        found = [
+            f"database: {text}"
+            for (text,) in self._connection.execute("PRAGMA integrity_check")
+            if text != "ok"
+        ]
+        found += [
+            f"database: row {row} of {table} refers to a missing row of {parent}"
+            for table, row, parent, _ in self._connection.execute("PRAGMA foreign_key_check")
+        ]
+        found += [
+            f"image {image!r} is present and has no vectors"
+            for (image,) in self._connection.execute(
+                "SELECT id FROM items LEFT JOIN vectors USING (key)"
+                " WHERE state = 'present' AND vectors.key IS NULL"
+            )
+        ]
+        return found
+
+
+class Transaction(Snapshot):
+    """Writes within one write transaction; everything it changes carries its ``number``."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
+        self._time = now()
+
+    @cached_property
+    def number(self) -> int:
+        """The version that this transaction makes; taken with its first change of an item."""
+        row = self._connection.execute(
+            "UPDATE collection SET version = version + 1 RETURNING version"
+        ).fetchone()
+        return int(row[0])
+
+    def save(self, record: Record, encoding: Encoding) -> int:
+        """Store an image and its vectors (one row), in place of what its id had; gives its key."""
+        key = self._upsert(record, "present", "")
+        self._connection.execute(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+            (
+                key,
+                encoding.embedding[0].astype(FLOAT).tobytes(),
+                encoding.descriptor[0].astype(FLOAT).tobytes(),
+                float(encoding.descriptor_offset[0]),
+            ),
+        )
+        return key
+
+    def mark_unreadable(self, record: Record, reason: str) -> int:
+        """Remember that an image cannot be read, and why; vectors that it had are dropped."""
+        key = self._upsert(record, "unreadable", reason)
+        self._connection.execute("DELETE FROM vectors WHERE key = ?", (key,))
+        return key
+
+    def touch(self, key: int, root: str, source: str, mtime_ns: int, label: str | None) -> None:
+        """An image with vectors is there with the bytes it had, perhaps elsewhere or again."""
+        self._connection.execute(
+            "UPDATE items SET vector_version = iif(state = 'present', vector_version, :version),"
+            " state = 'present', version = :version, root = :root, source = :source,"
+            " mtime_ns = :mtime_ns, updated_at = :time,"
+            " metadata = iif(:label IS NULL, metadata, json_set(metadata, '$.label', :label))"
+            " WHERE key = :key",
+            {
+                "key": key,
+                "version": self.number,
+                "root": root,
+                "source": source,
+                "mtime_ns": mtime_ns,
+                "label": label,
+                "time": self._time,
+            },
+        )
+
+    def mark_gone(self, keys: Sequence[int]) -> None:
+        """The files of these are no longer in their source. Vectors stay, in case they return."""
+        self._connection.execute(
+            "UPDATE items SET state = 'gone', version = :version, vector_version = :version,"
+            " updated_at = :time WHERE key IN (SELECT value FROM json_each(:keys))",
+            {"version": self.number, "time": self._time, "keys": json.dumps(list(keys))},
+        )
+
+    def set_metadata(self, id: str, metadata: Mapping[str, Any]) -> Item:
+        """Put new metadata in place of the old."""
+        self.item(id)
+        self._connection.execute(
+            "UPDATE items SET metadata = ?, version = ?, updated_at = ? WHERE id = ?",
+            (metadata_text(metadata), self.number, self._time, id),
+        )
+        return self.item(id)
+
+    def delete(self, id: str) -> Item:
+        """Forget an item entirely; returns what it was."""
+        item = self.item(id)
+        (key,) = self._connection.execute("SELECT key FROM items WHERE id = ?", (id,)).fetchone()
+        self._connection.execute("DELETE FROM items WHERE key = ?", (key,))
+        self._connection.execute("INSERT INTO deletions VALUES (?, ?)", (key, self.number))
+        return item
+
+    def start_generation(
+        self, number: int, version: int, count: int, files: Mapping[Space, IndexFile]
+    ) -> None:
+        """Make these files the only generation; they hold every change up to ``version``."""
+        self._connection.execute("DELETE FROM generations")
+        self._connection.executemany(
+            "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (number, space, version, file.name, file.sha256, count, self._time)
+                for space, file in files.items()
+            ],
+        )
+        # A view that has not seen these yet takes up the new generation before anything else.
+        self._connection.execute("DELETE FROM deletions WHERE version <= ?", (version,))
+
+    def _upsert(self, record: Record, state: State, reason: str) -> int:
+        check_id(record.id)
+        values = (
+            state,
+            self.number,
+            self.number,
+            record.root,
+            record.source,
+            record.sha256,
+            record.size_bytes,
+            record.mtime_ns,
+            record.width,
+            record.height,
+            record.format,
+            metadata_text(record.metadata),
+            reason,
+            self._time,
+        )
+        row = self._connection.execute(
+            "UPDATE items SET (state, version, vector_version, root, source, sha256, size_bytes,"
+            " mtime_ns, width, height, format, metadata, reason, updated_at)"
+            " = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ? RETURNING key",
+            (*values, record.id),
+        ).fetchone()
+        if row is not None:
+            return int(row[0])
+        cursor = self._connection.execute(
+            "INSERT INTO items (id, state, version, vector_version, root, source, sha256,"
+            " size_bytes, mtime_ns, width, height, format, metadata, reason, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (record.id, *values),
+        )
+        return int(cursor.lastrowid or 0)
+
+
+def _item(columns: Sequence[Any]) -> Item:
+    *before, metadata, reason, updated_at = columns
+    return Item(*(*before, json.loads(metadata), reason, updated_at))
+
+
+def _encoding(rows: Sequence[Sequence[Any]]) -> Encoding:
+    """Rows of (key, embedding, descriptor, descriptor_offset, ...) as arrays."""
+
+    def stacked(column: int) -> Floats:
+        flat = np.frombuffer(b"".join(row[column] for row in rows), FLOAT)
+        return flat.reshape(len(rows), -1 if rows else 0).astype(np.float32, copy=False)
+
+    return Encoding(stacked(1), stacked(2), np.array([row[3] for row in rows], np.float32))

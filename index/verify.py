@@ -1,0 +1,89 @@
+"""Proves a collection whole: the database, the blobs, and indexes made anew beside those in use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from index.blobs import Blobs
+from index.indexes import Indexes, follow, rebuilt
+from index.transactions import Snapshot
+from index.vectors import SPACES, UNIT_TOLERANCE, Vectors, View
+
+_SEARCHES: Final = 100
+_NEIGHBOURS: Final = 10
+_SCORE_TOLERANCE: Final = 1e-5
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How much was compared, and every contradiction that was found, a sentence each."""
+
+    images: int
+    blobs: int
+    generation: int
+    problems: tuple[str, ...]
+
+
+def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Verdict:
+    """Compare everything that a collection stores with everything else, as of one moment.
+
+    - the database: its own integrity, vectors for everything present, each of unit length;
+    - blobs: each there, and hashing to its name;
+    - index files: each matching its checksum; loaded and brought up to date as at a start, they
+      hold the vectors that an index made anew from the database holds, and find the same.
+    """
+    problems = snapshot.problems()
+    uploads = list(snapshot.uploads())
+    for name, sha256 in uploads:
+        if (problem := blobs.problem(sha256)) is not None:
+            problems.append(f"image {name!r}: its blob {sha256} {problem}")
+    anew = Vectors(rebuilt(snapshot, indexes.dimensions)).view()
+    problems += _bad_vectors(anew)
+    generation = snapshot.generation()
+    if generation is not None:
+        try:
+            loaded = Vectors(indexes.load(generation))
+        except (OSError, ValueError) as error:
+            problems.append(f"index files of generation {generation.number}: {error}")
+        else:
+            follow(loaded, snapshot, generation.version)
+            problems += _differences(loaded.view(), anew)
+    number = generation.number if generation is not None else 0
+    return Verdict(len(anew), len(uploads), number, tuple(problems))
+
+
+def _bad_vectors(view: View) -> list[str]:
+    problems = []
+    for space in SPACES:
+        lengths = np.linalg.norm(view.vectors(space), axis=1)
+        bad = view.keys()[~(np.abs(lengths - 1.0) <= UNIT_TOLERANCE)]  # so that NaN counts
+        if len(bad):
+            problems.append(
+                f"{len(bad)} {space} vectors have no unit length, first that of key {bad[0]}"
+            )
+    return problems
+
+
+def _differences(loaded: View, anew: View) -> list[str]:
+    """How the index in use differs from the truth."""
+    if not np.array_equal(loaded.keys(), anew.keys()):
+        missing = len(np.setdiff1d(anew.keys(), loaded.keys()))
+        extra = len(np.setdiff1d(loaded.keys(), anew.keys()))
+        return [f"the index lacks {missing} images of the database and has {extra} that are not"]
+    problems = []
+    for space in SPACES:
+        vectors = anew.vectors(space)
+        different = int((loaded.vectors(space) != vectors).any(axis=1).sum())
+        if different:
+            problems.append(f"{different} {space} vectors in the index are not the database's")
+        step = max(1, len(vectors) // _SEARCHES)
+        for query in vectors[::step]:
+            _, found = loaded.search(space, query, _NEIGHBOURS)
+            _, expected = anew.search(space, query, _NEIGHBOURS)
+            if not np.allclose(found, expected, rtol=0.0, atol=_SCORE_TOLERANCE):
+                problems.append(f"a search by {space} finds other scores than one made anew")
+                break
+    return problems
