@@ -1,0 +1,134 @@
+"""Bytes in, vectors out: decoding in threads, encoding in batches, and a bound on what waits."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+import anyio.to_thread
+import numpy as np
+from numpy.typing import NDArray
+
+from index.encoder import Encoder, Encoding
+from index.image import Picture, thumbnail
+from service.metrics import Metrics
+from service.problems import OVERLOADED, ProblemError
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiting:
+    """Pixels, uint8 (N, S, S, 3), and who waits for their encoding."""
+
+    pixels: NDArray[np.uint8]
+    encoding: asyncio.Future[Encoding]
+
+
+class Intake:
+    """The one way of images into the service.
+
+    At most ``capacity`` images are inside at a time, from the reading of their bytes to their
+    vectors. Those that are decoded while the encoder is busy go to it together.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        metrics: Metrics,
+        *,
+        capacity: int,
+        batch_size: int,
+        max_pixels: int,
+    ) -> None:
+        self._encoder = encoder
+        self._metrics = metrics
+        self._capacity = capacity
+        self._batch_size = batch_size
+        self._max_pixels = max_pixels
+        self._inside = 0
+        self._seconds_per_image = 0.05  # a guess, until there is a measurement
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._decoders = anyio.CapacityLimiter(os.cpu_count() or 1)
+
+    @property
+    def depth(self) -> int:
+        """Images inside."""
+        return self._inside
+
+    @asynccontextmanager
+    async def places(self, images: int = 1) -> AsyncIterator[None]:
+        """Hold places for ``images`` while they are read, decoded and encoded.
+
+        Raises:
+            ProblemError: too many are inside; says when to come back.
+        """
+        # An empty intake takes any request, or one of many images could never be let in.
+        if self._inside and self._inside + images > self._capacity:
+            seconds = max(1, math.ceil(self._inside * self._seconds_per_image))
+            raise ProblemError(
+                OVERLOADED,
+                f"{self._inside} images are waiting, expected at most {self._capacity} with "
+                f"{'this one' if images == 1 else f'these {images}'}; try again in {seconds} s",
+                headers={"Retry-After": str(seconds)},
+            )
+        self._inside += images
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            # Places overlap, so the time of one divided by those inside is about its share.
+            share = (time.perf_counter() - started) / self._inside
+            self._seconds_per_image += 0.1 * (share - self._seconds_per_image)
+            self._inside -= images
+
+    async def picture(self, data: bytes) -> Picture:
+        """Decode and fit one image; raises ImageError."""
+        return await anyio.to_thread.run_sync(
+            lambda: self._encoder.load(data, max_pixels=self._max_pixels), limiter=self._decoders
+        )
+
+    async def thumbnail(self, data: bytes, longest: int) -> bytes:
+        """A JPEG of the image, its longest side ``longest`` pixels; raises ImageError."""
+        return await anyio.to_thread.run_sync(
+            lambda: thumbnail(data, longest=longest, max_pixels=self._max_pixels),
+            limiter=self._decoders,
+        )
+
+    async def encode(self, pixels: NDArray[np.uint8]) -> Encoding:
+        """Encode uint8 (N, S, S, 3) together with whatever else waits."""
+        future: asyncio.Future[Encoding] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Waiting(pixels, future))
+        return await future
+
+    async def run(self) -> None:
+        """Encode what comes, until cancelled."""
+        while True:
+            batch = [await self._queue.get()]
+            images = len(batch[0].pixels)
+            while not self._queue.empty() and images < self._batch_size:
+                batch.append(self._queue.get_nowait())
+                images += len(batch[-1].pixels)
+            try:
+                encoding = await anyio.to_thread.run_sync(self._encode_batch, batch)
+            except Exception as error:  # must reach those who wait, whatever it is
+                for waiting in batch:
+                    if not waiting.encoding.done():
+                        waiting.encoding.set_exception(error)
+                continue
+            start = 0
+            for waiting in batch:
+                stop = start + len(waiting.pixels)
+                if not waiting.encoding.done():
+                    waiting.encoding.set_result(encoding[start:stop])
+                start = stop
+
+    def _encode_batch(self, batch: list[_Waiting]) -> Encoding:
+        pixels = np.concatenate([waiting.pixels for waiting in batch])
+        self._metrics.encode_images.observe(len(pixels))
+        with self._metrics.encode_seconds.time():
+            return self._encoder.encode(pixels)

@@ -1,0 +1,144 @@
+"""The collections that the service holds open, and what it says of those that it cannot open."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from index.collection import Catalog, Collection
+from index.encoder import Encoder
+from index.errors import CollectionCorrupt, CollectionNotFound, EncoderMismatch, KindredError
+from service.answers import CollectionAnswer
+
+_log = logging.getLogger("kindred.service")
+
+
+class OpenCollections:
+    """Opens each collection once, when it is first asked for; safe to use from several threads.
+
+    Other processes make and remove collections too, so what is there is looked up every time.
+    """
+
+    def __init__(self, catalog: Catalog, encoder: Encoder) -> None:
+        self._catalog = catalog
+        self._encoder = encoder
+        self._open: dict[str, Collection] = {}
+        self._opening = threading.Lock()
+
+    def load_all(self) -> None:
+        """Load what is there; what cannot be served is logged and does not stop the others."""
+        for name in self.names():
+            try:
+                self.get(name).refresh()
+            except KindredError as error:
+                _log.warning("collection %s cannot be served: %s", name, error)
+
+    def close(self) -> None:
+        """Close all that are open."""
+        with self._opening:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def names(self) -> list[str]:
+        """All collections, those included that cannot be opened."""
+        return self._catalog.names()
+
+    def get(self, name: str) -> Collection:
+        """A collection of the service's encoder.
+
+        Raises:
+            InvalidName, CollectionNotFound, CollectionCorrupt, EncoderMismatch.
+        """
+        collection = self._opened(name)
+        collection.check_encoder(self._encoder)
+        return collection
+
+    def create(self, name: str) -> bool:
+        """Make a collection with the service's encoder; whether it was not there before.
+
+        Raises:
+            InvalidName, CollectionCorrupt, CollectionExists: another encoder made it.
+        """
+        existed = self._catalog.exists(name)
+        self._catalog.create(name, self._encoder).close()
+        return not existed
+
+    def delete(self, name: str) -> None:
+        """Remove a collection, of whichever encoder.
+
+        Raises:
+            InvalidName, CollectionNotFound.
+        """
+        with self._opening:
+            self._catalog.delete(name)
+            self._forget(name)
+
+    def describe(self, name: str) -> CollectionAnswer:
+        """What the API says of a collection, be it one that cannot be opened.
+
+        Raises:
+            InvalidName, CollectionNotFound.
+        """
+        try:
+            collection = self._opened(name)
+        except CollectionCorrupt as error:
+            return CollectionAnswer(
+                name=name,
+                images=None,
+                states=None,
+                encoder=None,
+                generation=None,
+                searchable=False,
+                reason=str(error),
+            )
+        try:
+            collection.check_encoder(self._encoder)
+            reason = None
+        except EncoderMismatch as error:
+            reason = str(error)
+        states = {str(state): count for state, count in collection.count().items()}
+        return CollectionAnswer(
+            name=name,
+            images=states.get("present", 0),
+            states=states,
+            encoder=collection.encoder_sha256,
+            generation=collection.generation,
+            searchable=reason is None,
+            reason=reason,
+        )
+
+    def counts(self) -> dict[str, int]:
+        """The images that a search can find, of each collection that is open."""
+        counts = {}
+        for name, collection in list(self._open.items()):
+            try:
+                counts[name] = collection.count().get("present", 0)
+            except CollectionNotFound:
+                continue  # another process has just removed it
+        return counts
+
+    def _opened(self, name: str) -> Collection:
+        """A collection of whichever encoder."""
+        collection = self._alive(name)  # without the lock: another may be taking long to open
+        if collection is None:
+            with self._opening:
+                collection = self._alive(name)
+                if collection is None:
+                    self._forget(name)
+                    collection = self._open[name] = self._catalog.open(name)
+        return collection
+
+    def _alive(self, name: str) -> Collection | None:
+        collection = self._open.get(name)
+        if collection is not None:
+            try:
+                collection.store.check_alive()
+            except CollectionNotFound:
+                return None
+        return collection
+
+    def _forget(self, name: str) -> None:
+        """Let go of a collection that is not there any more; requests in flight find it gone."""
+        collection = self._open.pop(name, None)
+        if collection is not None:
+            collection.close()

@@ -1,0 +1,507 @@
+// The page over the API: a picture goes in, its neighbours come out as pictures.
+// Where one is stands in the address (?collection=demo&id=snow2.jpg&mode=same), so that back,
+// reload and a shared link work; a picture from outside is kept in memory while the page is open.
+
+const PAGE = 24;
+const SAMPLE = 18;
+
+const at = (id) => document.getElementById(id);
+const uploads = new Map(); // number -> { file, url }
+const ratios = new Map(); // address of a thumbnail -> width by height, once it is known
+const samples = new Map(); // collection -> pictures to begin with, the same until reloaded
+let collections = [];
+let asking = new AbortController();
+
+// --- the API ----------------------------------------------------------------------------------
+
+class Failure extends Error {
+  constructor(lead, detail) {
+    super(lead);
+    this.detail = detail;
+  }
+}
+
+const LEADS = {
+  'too-large': 'That picture is too large.',
+  'unknown-format': 'That is not a picture that can be read here.',
+  'unreadable-image': 'That picture is damaged.',
+  overloaded: 'Very busy just now.',
+  'image-not-found': 'That picture is not here any more.',
+  'original-not-found': 'The original of that picture is gone.',
+  'collection-not-found': 'There is no such collection.',
+  'encoder-mismatch': 'This collection was made with another encoder.',
+};
+
+const DETAILS = {
+  'unknown-format': 'It has to be a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; HEIC where Kindred was installed with it.',
+  'image-not-found': 'It was removed, or never was in this collection.',
+};
+
+async function api(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { signal: asking.signal, ...options });
+  } catch (error) {
+    if (error.name === 'AbortError') throw error;
+    throw new Failure('Kindred is not answering.', 'Is it still running, and is this machine connected to it?');
+  }
+  if (response.ok) return response.json();
+  const problem = await response.json().catch(() => ({}));
+  const kind = String(problem.type ?? '').split('#')[1];
+  const lead = LEADS[kind] ?? `${problem.title ?? `Error ${response.status}`}.`;
+  throw new Failure(lead, DETAILS[kind] ?? sentence(problem.detail ?? ''));
+}
+
+const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
+const imagePath = (name, id) => `${collectionPath(name)}/images/${encodeURIComponent(id)}`;
+
+function ask(place, offset = 0) {
+  const base = collectionPath(place.collection);
+  const [route, options] =
+    place.mode === 'same' ? ['duplicates/check', { orientations: true }] : ['search', { top_k: PAGE, offset }];
+  if (place.upload) {
+    const form = new FormData();
+    form.set('file', uploads.get(place.upload).file);
+    for (const [name, value] of Object.entries(options)) form.set(name, String(value));
+    return api(`${base}/${route}/file`, { method: 'POST', body: form });
+  }
+  return api(`${base}/${route}`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ query: { id: place.id }, ...options }),
+  });
+}
+
+// --- where one is -----------------------------------------------------------------------------
+
+function here() {
+  const query = new URLSearchParams(location.search);
+  return {
+    collection: query.get('collection') ?? (collections.find((each) => each.images) ?? collections[0])?.name,
+    id: query.get('id'),
+    upload: history.state?.upload ?? null,
+    mode: query.get('mode') === 'same' ? 'same' : 'similar',
+  };
+}
+
+function address({ collection, id, mode }) {
+  const query = new URLSearchParams();
+  if (collection) query.set('collection', collection);
+  if (id) query.set('id', id);
+  if (mode === 'same') query.set('mode', mode);
+  const text = query.toString();
+  return text ? `?${text}` : location.pathname;
+}
+
+/** Go to a place; `from` is the picture on the page that becomes the one asked about. */
+async function go(place, { from = null, focus = true } = {}) {
+  history.replaceState({ ...history.state, scroll: scrollY }, '');
+  history.pushState({ upload: place.upload ?? null }, '', address(place));
+  await show({ from, focus });
+}
+
+// --- showing a place --------------------------------------------------------------------------
+
+async function show({ from = null, focus = false, scroll = 0 } = {}) {
+  asking.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  document.body.classList.add('busy');
+  const place = here();
+  let paint;
+  try {
+    paint = await prepared(place);
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof Failure)) throw error;
+    const others = await wayOn(place);
+    paint = () => paintNotice(place, error.message, error.detail, null, others);
+  }
+  if (signal.aborted) return;
+  await transition(from, paint);
+  document.body.classList.remove('busy');
+  if (focus) at('results').focus({ preventScroll: true });
+  scrollTo(0, scroll);
+}
+
+/** Fetch what a place needs; what comes back paints it in one go. */
+async function prepared(place) {
+  if (!collections.length) {
+    return () => paintNotice(place, 'There is no collection yet.', 'Index a folder of pictures, then reload this page:', 'kindred-index build FOLDER --collection NAME');
+  }
+  const collection = collections.find((each) => each.name === place.collection);
+  if (!collection) throw new Failure(LEADS['collection-not-found'], `Nothing is called “${place.collection}” here.`);
+  if (!collection.searchable) throw new Failure(LEADS['encoder-mismatch'], `${sentence(collection.reason ?? '')} Index its pictures into a new collection, or start Kindred with the encoder that made this one.`);
+  if (!place.id && !place.upload) {
+    const pictures = await sample(place.collection);
+    await loaded(pictures);
+    return () => paintWelcome(place, collection, pictures);
+  }
+  if (place.upload && !uploads.has(place.upload)) {
+    throw new Failure('That picture was not kept.', 'A picture from outside is forgotten when the page is reloaded. Drop it again, or choose another.');
+  }
+  const [answer, subject] = await Promise.all([ask(place), subjectOf(place)]);
+  await loaded(answer.results ?? answer.matches);
+  return () => paintAnswer(place, collection, subject, answer);
+}
+
+async function subjectOf(place) {
+  if (place.upload) {
+    const { file, url } = uploads.get(place.upload);
+    return { name: file.name || 'Pasted picture', source: url, details: [bytes(file.size)] };
+  }
+  const image = await api(imagePath(place.collection, place.id));
+  const source = `${image.thumbnail_url}?longest=1024`;
+  const picture = new Image();
+  picture.src = source;
+  await picture.decode().catch(() => {}); // a picture that fails to load says so where it is shown
+  return { name: image.id, source, details: [label(image), `${image.width} × ${image.height}`] };
+}
+
+async function sample(name) {
+  if (!samples.has(name)) {
+    const { images } = await api(`${collectionPath(name)}/images?limit=500`);
+    const shown = images.filter((image) => image.state === 'present');
+    const step = Math.max(1, shown.length / SAMPLE);
+    const start = Math.random() * step;
+    const count = Math.min(SAMPLE, shown.length);
+    samples.set(name, Array.from({ length: count }, (_, place) => shown[Math.floor(start + place * step) % shown.length]));
+  }
+  return samples.get(name);
+}
+
+const shown = (image) => `${image.thumbnail_url}?longest=512`;
+
+/** Give pictures a moment to arrive, so that they come into sight together and nothing jumps. */
+async function loaded(images) {
+  const arrivals = images.map(async (image) => {
+    const picture = new Image();
+    picture.src = shown(image);
+    await picture.decode().catch(() => {});
+    if (picture.naturalWidth) ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
+  });
+  await Promise.race([Promise.all(arrivals), new Promise((resolve) => { setTimeout(resolve, 1200); })]);
+}
+
+/** Where something went wrong, pictures to go on from; none where there are none to be had. */
+async function wayOn(place) {
+  if (!collections.find((each) => each.name === place.collection)?.searchable) return [];
+  try {
+    const pictures = await sample(place.collection);
+    await loaded(pictures);
+    return pictures;
+  } catch (error) {
+    if (error instanceof Failure || error.name === 'AbortError') return [];
+    throw error;
+  }
+}
+
+/** Paint, and let the picture that was chosen move to its new place where the browser can. */
+async function transition(from, paint) {
+  const subject = at('query-image');
+  if (!document.startViewTransition || document.hidden) return paint();
+  subject.style.viewTransitionName = from ? '' : 'subject';
+  if (from) from.style.viewTransitionName = 'subject';
+  const moving = document.startViewTransition(() => {
+    if (from) from.style.viewTransitionName = '';
+    subject.style.viewTransitionName = 'subject';
+    paint();
+  });
+  moving.ready.catch(() => {}); // skipped, because the next one began: it is painted all the same
+  await moving.updateCallbackDone;
+}
+
+// --- painting ---------------------------------------------------------------------------------
+
+function paintFrame(place, { asked = false, heading = '', title = null }) {
+  const select = at('collection');
+  select.replaceChildren(
+    ...collections.map((each) => new Option(each.searchable ? each.name : `${each.name} (another encoder)`, each.name)),
+  );
+  select.value = place.collection ?? '';
+  select.closest('label').hidden = collections.length === 0;
+  document.querySelector('main').classList.toggle('asked', asked);
+  at('query').hidden = !asked;
+  at('welcome').hidden = true;
+  at('notice').hidden = true;
+  at('more').hidden = true;
+  at('pictures').replaceChildren();
+  at('pictures').className = `pictures ${asked ? place.mode : 'mosaic'}`;
+  at('heading').textContent = heading;
+  at('facts').textContent = '';
+  document.title = title ? `${title} · Kindred` : 'Kindred';
+  document.querySelector(`input[name=mode][value=${place.mode}]`).checked = true;
+}
+
+function paintWelcome(place, collection, pictures) {
+  paintFrame(place, {});
+  at('welcome').hidden = false;
+  at('or-these').hidden = pictures.length === 0;
+  at('pictures').replaceChildren(...pictures.map((image) => entry(place, image)));
+  arrange();
+  at('facts').textContent = count(collection.images, 'picture');
+  if (!pictures.length) {
+    notice(`“${collection.name}” holds no pictures yet.`, 'Fill it from a folder, then reload this page:', `kindred-index build FOLDER --collection ${collection.name}`);
+  }
+}
+
+function paintNotice(place, lead, detail, code = null, others = []) {
+  paintFrame(place, {});
+  notice(lead, detail, code);
+  at('pictures').append(...others.map((image) => entry(place, image)));
+  arrange();
+  announce(`${lead} ${detail}`);
+}
+
+function paintAnswer(place, collection, subject, answer) {
+  const same = place.mode === 'same';
+  const found = same ? answer.matches : answer.results;
+  const heading = same
+    ? `${count(found.length, 'picture')} in ${collection.name}, surest first`
+    : `Nearest of ${count(collection.images, 'picture')} in ${collection.name}`;
+  paintFrame(place, { asked: true, heading: found.length ? heading : '', title: subject.name });
+  at('asked').textContent = same ? 'The same as this' : 'Like this';
+  paintSubject(subject);
+  at('facts').textContent = `${count(collection.images, 'picture')} · answered in ${Math.max(1, Math.round(answer.took_ms))} ms`;
+  if (found.length) {
+    announce(`${heading}. The first: ${found[0].id}`);
+  } else if (same) {
+    const chance = oneIn(answer.false_match_rate);
+    notice(`No copies in ${collection.name}.`, `Nothing is close enough to be the same picture. The bar: of different pictures, at most ${chance} would pass for a copy.`);
+    announce(at('notice').textContent);
+  } else {
+    notice('Nothing to compare with.', `“${collection.name}” holds no other picture.`);
+    announce(at('notice').textContent);
+  }
+  append(place, found, 0);
+}
+
+function paintSubject({ name, source, details }) {
+  const image = at('query-image');
+  image.hidden = false;
+  at('query-unseen').hidden = true;
+  image.onerror = () => {
+    image.hidden = true;
+    at('query-unseen').hidden = false;
+  };
+  image.src = source;
+  image.alt = `The picture asked about: ${name}`;
+  at('query-name').textContent = name;
+  at('query-details').textContent = details.filter(Boolean).join(' · ');
+}
+
+function append(place, found, offset) {
+  const same = place.mode === 'same';
+  at('pictures').append(
+    ...found.map((each) => entry(place, each, same ? copyCaption(each) : caption(each.id, each.score), same ? null : each.score)),
+  );
+  arrange();
+  const more = at('more');
+  more.hidden = same || found.length < PAGE;
+  more.onclick = async () => {
+    more.disabled = true;
+    try {
+      const { results } = await ask(place, offset + PAGE);
+      await loaded(results);
+      const next = at('pictures').children.length;
+      append(place, results, offset + PAGE);
+      at('pictures').children[next]?.querySelector('a').focus({ preventScroll: true });
+      announce(`${count(results.length, 'more picture')}`);
+    } catch (error) {
+      if (error instanceof Failure) announce(`${error.message} ${error.detail}`);
+    } finally {
+      more.disabled = false;
+    }
+  };
+}
+
+function entry(place, image, words = '', score = null) {
+  const target = { collection: place.collection, id: image.id, mode: place.mode };
+  const picture = make('img', { alt: [image.id, label(image)].filter(Boolean).join(', '), decoding: 'async' });
+  const frame = make('span', { className: 'frame' }, picture);
+  const link = make('a', { href: address(target), title: image.id }, frame);
+  if (score !== null) {
+    const line = make('i', {});
+    line.style.setProperty('--nearness', Math.min(1, Math.max(0, score)));
+    link.append(make('span', { className: 'nearness' }, line));
+  }
+  link.append(words);
+  const item = make('li', {}, link);
+  picture.src = shown(image);
+  picture.onload = () => {
+    picture.classList.add('shown');
+    if (ratios.has(shown(image))) return;
+    ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
+    arrange();
+  };
+  link.onclick = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return; // a new tab, as asked
+    event.preventDefault();
+    go(target, { from: picture });
+  };
+  return item;
+}
+
+/** Rows of about one height over the whole width, every picture in its own proportions. */
+function arrange() {
+  const list = at('pictures');
+  const style = getComputedStyle(list);
+  const width = list.getBoundingClientRect().width - 0.5; // so that rounding never breaks a row
+  const gap = parseFloat(style.columnGap);
+  const wanted = parseFloat(style.getPropertyValue('--row'));
+  const narrowest = list.classList.contains('same') ? 1.15 : 0.56;
+  const items = [...list.children].map((item) => {
+    const ratio = ratios.get(item.querySelector('img').getAttribute('src')) ?? 1.5;
+    return { item, ratio: Math.min(3, Math.max(narrowest, ratio)) }; // more of a strip is cut off
+  });
+  const height = (row, more = []) => {
+    const all = [...row, ...more];
+    return (width - gap * (all.length - 1)) / all.reduce((sum, { ratio }) => sum + ratio, 0);
+  };
+  const set = (row, rowHeight) => {
+    for (const { item, ratio } of row) {
+      item.style.width = `${Math.floor(ratio * rowHeight * 10) / 10}px`;
+      item.style.setProperty('--ratio', ratio);
+    }
+  };
+  let row = [];
+  let last = wanted * 1.2;
+  for (const each of items) {
+    if (row.length && Math.abs(height(row, [each]) - wanted) > Math.abs(height(row) - wanted)) {
+      last = height(row);
+      set(row, last);
+      row = [];
+    }
+    row.push(each);
+  }
+  if (row.length) set(row, Math.min(height(row), last)); // perhaps not full
+}
+
+function caption(name, score = null) {
+  const words = make('span', { className: 'caption' }, make('span', { className: 'name', ariaHidden: 'true' }, name));
+  if (score !== null) {
+    words.append(make('span', { className: 'score' }, make('span', { className: 'unseen' }, 'likeness '), score.toFixed(2)));
+  }
+  return words;
+}
+
+const TURNS = {
+  mirrored: 'mirrored',
+  turned_90: 'turned by 90°',
+  turned_90_mirrored: 'turned and mirrored',
+  turned_180: 'upside down',
+  turned_180_mirrored: 'mirrored top to bottom',
+  turned_270: 'turned by 90°',
+  turned_270_mirrored: 'turned and mirrored',
+};
+
+function copyCaption(match) {
+  const exact = match.tier === 'exact';
+  const turn = TURNS[match.evidence.orientation];
+  const tier = exact ? 'The same file' : ['Likely a copy', turn].filter(Boolean).join(', ');
+  const detail = exact ? 'every byte' : `at most ${oneIn(match.false_match_rate)} by chance`;
+  return make(
+    'span',
+    { className: 'caption words' },
+    make('span', { className: 'tier' }, tier),
+    make('span', {}, detail),
+    make('span', { className: 'name', ariaHidden: 'true' }, match.id),
+  );
+}
+
+function notice(lead, detail, code = null) {
+  const box = at('notice');
+  box.replaceChildren(make('p', { className: 'lead' }, lead), make('p', {}, detail));
+  if (code) box.append(make('p', {}, make('code', {}, code)));
+  box.hidden = false;
+}
+
+function announce(text) {
+  at('status').textContent = text;
+}
+
+// --- words ------------------------------------------------------------------------------------
+
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+const count = (number, one, many = `${one}s`) => `${(number ?? 0).toLocaleString('en')} ${number === 1 ? one : many}`;
+const oneIn = (rate) => (rate >= 1 ? 'all' : `1 in ${Math.round(1 / rate).toLocaleString('en')}`);
+const label = (image) => (typeof image.metadata?.label === 'string' ? image.metadata.label : '');
+const bytes = (size) => (size < 1e6 ? `${Math.max(1, Math.round(size / 1e3))} kB` : `${(size / 1e6).toFixed(1)} MB`);
+
+function sentence(text) {
+  const begun = text.charAt(0).toUpperCase() + text.slice(1);
+  return !begun || /[.!?]$/.test(begun) ? begun : `${begun}.`;
+}
+
+// --- ways in ----------------------------------------------------------------------------------
+
+function take(files) {
+  const file = files[0];
+  if (!file) return;
+  const upload = uploads.size + 1;
+  uploads.set(upload, { file, url: URL.createObjectURL(file) });
+  const { collection, mode } = here();
+  go({ collection, upload, mode });
+}
+
+for (const button of document.querySelectorAll('[data-pick]')) {
+  button.addEventListener('click', () => at('file').click());
+}
+at('file').addEventListener('change', (event) => {
+  take(event.target.files);
+  event.target.value = ''; // the same file again is a change again
+});
+
+document.addEventListener('paste', (event) => {
+  if (event.clipboardData.files.length) {
+    event.preventDefault();
+    take(event.clipboardData.files);
+  }
+});
+
+let ownDrag = false; // a picture of this page that is dragged about is not a drop
+document.addEventListener('dragstart', () => { ownDrag = true; });
+document.addEventListener('dragend', () => { ownDrag = false; });
+document.addEventListener('dragover', (event) => {
+  event.preventDefault();
+  document.body.classList.toggle('over', !ownDrag);
+});
+document.addEventListener('dragleave', (event) => {
+  if (!event.relatedTarget) document.body.classList.remove('over');
+});
+document.addEventListener('drop', (event) => {
+  event.preventDefault();
+  document.body.classList.remove('over');
+  if (ownDrag) return;
+  if (event.dataTransfer.files.length) take(event.dataTransfer.files);
+  else paintNotice(here(), 'That was not a file.', 'Save the picture first, or copy it and paste it here.');
+});
+
+at('collection').addEventListener('change', (event) => go({ collection: event.target.value, mode: here().mode }, { focus: false }));
+for (const radio of document.querySelectorAll('input[name=mode]')) {
+  radio.addEventListener('change', () => go({ ...here(), mode: radio.value }, { focus: false }));
+}
+document.querySelector('[data-home]').addEventListener('click', (event) => {
+  if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  go({ collection: here().collection });
+});
+
+// --- begin ------------------------------------------------------------------------------------
+
+new ResizeObserver(arrange).observe(at('results'));
+history.scrollRestoration = 'manual';
+addEventListener('scrollend', () => history.replaceState({ ...history.state, scroll: scrollY }, ''));
+addEventListener('popstate', (event) => show({ scroll: event.state?.scroll ?? 0 }));
+try {
+  ({ collections } = await api('v1/collections'));
+  await show({ scroll: history.state?.scroll ?? 0 });
+} catch (error) {
+  if (!(error instanceof Failure)) throw error;
+  paintNotice(here(), error.message, error.detail);
+}

@@ -1,0 +1,1 @@
+"""The routes, in files named after what they serve."""

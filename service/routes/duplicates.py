@@ -1,0 +1,210 @@
+"""Which images are copies of this one, and which of each other?"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import APIRouter, Depends, Form, Query, Request
+
+from index.collection import Collection, Match
+from service import problems
+from service.answers import CheckAnswer, GroupAnswer, GroupsAnswer, KeepAnswer, MatchAnswer
+from service.paths import thumbnail_url
+from service.queries import ORIENTATIONS, Asked, ask, ask_file
+from service.requests import (
+    DEFAULT_FALSE_MATCH_RATE,
+    CheckForm,
+    CheckOptions,
+    CheckRequest,
+    GroupsQuery,
+    Strictness,
+)
+from service.routes.images import image_answer
+from service.state import OpenCollection, ServiceState
+from service.uploads import expects_form, expects_json
+
+router = APIRouter(tags=["duplicates"])
+
+_CHECK_PROBLEMS = problems.documented(
+    problems.BAD_REQUEST,
+    problems.NO_COLLECTION,
+    problems.NO_IMAGE,
+    problems.NO_SOURCE,
+    problems.MISMATCH,
+    problems.UNREADABLE_SOURCE,
+    problems.TOO_LARGE,
+    problems.UNKNOWN_FORMAT,
+    problems.MEDIA,
+    problems.INVALID,
+    problems.UNREADABLE,
+    problems.UNAVAILABLE_OPTION,
+    problems.OVERLOADED,
+)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """How high a copy score must be, and the false match rate that was measured there."""
+
+    threshold: float
+    false_match_rate: float
+
+
+@router.post(
+    "/v1/collections/{collection:segment}/duplicates/check",
+    summary="Look for copies of an image",
+    responses=_CHECK_PROBLEMS,
+    dependencies=[Depends(expects_json)],
+)
+async def check(
+    request: Request, service: ServiceState, collection: OpenCollection, body: CheckRequest
+) -> CheckAnswer:
+    """The copies of the query in the collection: the same bytes, or over a calibrated threshold."""
+    started = time.perf_counter()
+    _refuse_verification(body)
+    bar = _bar(collection, body, looks=_looks(body))
+    asked = await ask(service, collection, body.query, orientations=body.orientations)
+    return await _answer(request, collection, asked, body, bar, started)
+
+
+@router.post(
+    "/v1/collections/{collection:segment}/duplicates/check/file",
+    summary="Look for copies of an uploaded file",
+    responses=_CHECK_PROBLEMS,
+    dependencies=[Depends(expects_form)],
+)
+async def check_file(
+    request: Request,
+    service: ServiceState,
+    collection: OpenCollection,
+    form: Annotated[CheckForm, Form(media_type="multipart/form-data")],
+) -> CheckAnswer:
+    """As `duplicates/check`, with the image as a file and the options as form fields."""
+    started = time.perf_counter()
+    _refuse_verification(form)
+    bar = _bar(collection, form, looks=_looks(form))
+    asked = await ask_file(service, form.file, orientations=form.orientations)
+    return await _answer(request, collection, asked, form, bar, started)
+
+
+@router.get(
+    "/v1/collections/{collection:segment}/duplicates",
+    summary="List groups of duplicates",
+    responses=problems.documented(problems.NO_COLLECTION, problems.MISMATCH, problems.INVALID),
+)
+async def groups(
+    request: Request,
+    collection: OpenCollection,
+    query: Annotated[GroupsQuery, Query()],
+) -> GroupsAnswer:
+    """Images that are copies of each other, with a suggested one to keep and why."""
+    bar = _bar(collection, query, looks=1)
+    page = await anyio.to_thread.run_sync(
+        lambda: collection.duplicate_groups(
+            threshold=bar.threshold, limit=query.limit, cursor=query.cursor
+        )
+    )
+    return GroupsAnswer(
+        groups=[
+            GroupAnswer(
+                id=group.id,
+                images=[image_answer(request, collection, item) for item in group.images],
+                keep=KeepAnswer(id=group.keep.id, reason=group.keep.reason),
+            )
+            for group in page.groups
+        ],
+        next_cursor=page.next_cursor,
+        threshold=bar.threshold,
+        false_match_rate=bar.false_match_rate,
+    )
+
+
+def _refuse_verification(options: CheckOptions) -> None:
+    if options.verify:
+        raise problems.ProblemError(
+            problems.UNAVAILABLE_OPTION,
+            "verify: geometric verification is not available in this version; leave it out or "
+            "send false",
+        )
+
+
+def _looks(options: CheckOptions) -> int:
+    return len(ORIENTATIONS) if options.orientations else 1
+
+
+def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
+    """The threshold that keeps to the rate over so many looks at every image.
+
+    The best of several looks is wrong at most as often as all of them added up (Bonferroni), so
+    each gets its share of the rate.
+    """
+    calibration = collection.metadata.calibration
+    threshold = strictness.threshold
+    if threshold is None:
+        rate = strictness.max_false_match_rate or DEFAULT_FALSE_MATCH_RATE
+        try:
+            threshold = calibration.threshold_for(rate / looks)
+        except ValueError as error:
+            share = f" for each of {looks} orientations" if looks > 1 else ""
+            problems.invalid("max_false_match_rate", f"{error}{share}", found=rate)
+    return Bar(threshold, min(1.0, looks * calibration.rate_at(threshold)))
+
+
+async def _answer(
+    request: Request,
+    collection: Collection,
+    asked: Asked,
+    options: CheckOptions,
+    bar: Bar,
+    started: float,
+) -> CheckAnswer:
+    matches = await anyio.to_thread.run_sync(_matches, collection, asked, options, bar)
+    return CheckAnswer(
+        matches=[
+            MatchAnswer(
+                id=match.id,
+                tier=match.tier,
+                score=match.score,
+                false_match_rate=match.false_match_rate,
+                evidence=match.evidence,
+                thumbnail_url=thumbnail_url(request.scope, collection.name, match.id),
+            )
+            for match in matches
+        ],
+        threshold=bar.threshold,
+        false_match_rate=bar.false_match_rate,
+        took_ms=round(1000 * (time.perf_counter() - started), 2),
+        generation=collection.generation,
+        encoder=collection.encoder_sha256,
+    )
+
+
+def _matches(collection: Collection, asked: Asked, options: CheckOptions, bar: Bar) -> list[Match]:
+    """Of each image its best match over the orientations that were asked about."""
+    looks = len(asked.encoding)
+    best: dict[str, Match] = {}
+    for row in range(looks):
+        for match in collection.copies(
+            asked.encoding[row : row + 1],
+            sha256=asked.sha256 if row == 0 else None,  # bytes have one orientation only
+            threshold=bar.threshold,
+            limit=options.limit,
+            exclude=asked.exclude,
+        ):
+            if looks > 1:
+                match = dataclasses.replace(
+                    match,
+                    false_match_rate=min(1.0, looks * match.false_match_rate),
+                    evidence={**match.evidence, "orientation": ORIENTATIONS[row]},
+                )
+            if match.id not in best or _surest_first(match) < _surest_first(best[match.id]):
+                best[match.id] = match
+    return sorted(best.values(), key=_surest_first)[: options.limit]
+
+
+def _surest_first(match: Match) -> tuple[bool, float, str]:
+    return match.tier != "exact", -match.score, match.id

@@ -1,0 +1,137 @@
+"""Bytes of requests: limited while they arrive, and read as images."""
+
+from __future__ import annotations
+
+import binascii
+import math
+from typing import Final, NoReturn
+
+import anyio
+import anyio.to_thread
+from fastapi import Request, UploadFile
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.problems import MEDIA, TOO_LARGE, ProblemError, invalid
+
+OVERHEAD_BYTES: Final = 1024 * 1024
+"""Room beside the image itself: multipart boundaries, metadata, options, a vector."""
+
+_LINGER_BYTES: Final = 256 * 1024 * 1024
+_LINGER_SECONDS: Final = 10
+
+
+class BodyTooLarge(HTTPException):
+    """The body is over the limit. An HTTPException: FastAPI wraps others met while reading."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(413, f"the body is larger than the limit of {limit_bytes:,} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class LimitBody:
+    """Middleware that stops reading a body at its limit.
+
+    A file arrives at ``max_upload_bytes`` and some room; in JSON it is base64, a third larger.
+    """
+
+    def __init__(self, app: ASGIApp, max_upload_bytes: int) -> None:
+        self.app = app
+        self._file_limit = max_upload_bytes + OVERHEAD_BYTES
+        self._json_limit = math.ceil(max_upload_bytes / 3) * 4 + OVERHEAD_BYTES
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with a limited body."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_json = headers.get("content-type", "").partition(";")[0].strip().endswith("json")
+        limit = self._json_limit if is_json else self._file_limit
+        announced = headers.get("content-length", "")
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            if announced.isdecimal() and int(announced) > limit:
+                await _refuse(headers, receive, limit)
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                await _refuse(headers, receive, limit)
+            return message
+
+        await self.app(scope, limited, send)
+
+
+async def _refuse(headers: Headers, receive: Receive, limit: int) -> NoReturn:
+    """Raise BodyTooLarge, once a client that sends without waiting has come to its end.
+
+    Many clients read no answer before they have sent all; if the connection closed on them, they
+    would report a broken pipe instead. What they still send is dropped, and bounded.
+    """
+    if "expect" not in headers:  # `Expect: 100-continue`: nothing is sent before we ask for it
+        dropped = 0
+        with anyio.move_on_after(_LINGER_SECONDS):
+            while dropped < _LINGER_BYTES:
+                message = await receive()
+                dropped += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+    raise BodyTooLarge(limit)
+
+
+def expects_form(request: Request) -> None:
+    """Route dependency: the body is multipart/form-data."""
+    _expects(request, "multipart/form-data")
+
+
+def expects_json(request: Request) -> None:
+    """Route dependency: the body is JSON."""
+    _expects(request, "application/json")
+
+
+def _expects(request: Request, media_type: str) -> None:
+    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if found != media_type:
+        raise ProblemError(
+            MEDIA, f"found a body of {found or 'no content type'}, expected {media_type}"
+        )
+
+
+async def file_bytes(file: UploadFile, max_upload_bytes: int) -> bytes:
+    """The bytes of an uploaded file, which waits on disk if it is large."""
+    data = await file.read(max_upload_bytes + 1)
+    check_size(len(data), max_upload_bytes)
+    return data
+
+
+async def base64_bytes(text: str, field: str, max_upload_bytes: int) -> bytes:
+    """The bytes of an image that came as base64, perhaps in a ``data:`` URL."""
+    data = await anyio.to_thread.run_sync(_decode_base64, text, field)
+    check_size(len(data), max_upload_bytes)
+    return data
+
+
+def check_size(size_bytes: int, max_upload_bytes: int) -> None:
+    """Refuse an image file over the limit."""
+    if size_bytes > max_upload_bytes:
+        raise ProblemError(
+            TOO_LARGE,
+            f"the image file is larger than the limit of {max_upload_bytes:,} bytes",
+            fields={"limit_bytes": max_upload_bytes},
+        )
+
+
+def _decode_base64(text: str, field: str) -> bytes:
+    if text.startswith("data:"):
+        header, _, text = text.partition(",")
+        if not header.endswith(";base64"):
+            invalid(field, "expected a data: URL in base64", found=header[:80])
+    try:
+        # Line breaks are common (the `base64` command wraps its output) and carry nothing.
+        compact = text.encode("ascii").translate(None, b"\r\n\t ")
+        return binascii.a2b_base64(compact, strict_mode=True)
+    except (binascii.Error, UnicodeEncodeError) as error:
+        invalid(field, f"expected base64 (RFC 4648, with padding): {error}")

@@ -1,0 +1,295 @@
+"""The web page in a real browser, against a real service."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from serving import Process, process, upload
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs Chromium: on Debian, apt-get install chromium"
+)
+HOSTILE_ID = "<img src=x onerror=document.title='taken'>/ü?.jpg"
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, encoder_path: Path, photographs: list[Path]
+) -> Iterator[Process]:
+    with process(tmp_path_factory.mktemp("page"), encoder_path) as running:
+        with httpx2.Client(base_url=running.address) as filling:
+            for name in ("demo", "empty", "other"):
+                filling.put(f"/v1/collections/{name}", json={})
+            for path in photographs:
+                upload(filling, "demo", path.name, path.read_bytes())
+            upload(filling, "demo", HOSTILE_ID, photographs[0].read_bytes())
+            upload(filling, "other", "only.jpg", photographs[5].read_bytes())
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sandbox = [] if os.geteuid() else ["--no-sandbox"]  # root has no user namespace to drop into
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Browser, service: Process) -> Iterator[Page]:
+    """A fresh page; after the test it has logged no error and asked nothing of anyone else."""
+    context = browser.new_context(base_url=service.address)
+    opened = context.new_page()
+    errors: list[str] = []
+    asked: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda message: errors.append(f"{message.type}: {message.text}"))
+    opened.on("request", lambda request: asked.append(request.url))
+    yield opened
+    context.close()
+    assert [url for url in asked if not url.startswith((service.address, "blob:"))] == []
+    # Chromium logs every answer of 4xx to fetch(), which some tests provoke.
+    assert [each for each in errors if "Failed to load resource" not in each] == []
+
+
+def pictures(page: Page) -> Any:
+    return page.locator("#pictures > li")
+
+
+def hand_over(page: Page, event: str, path: Path) -> None:
+    """Dispatch a drop or a paste of a file, as the browser would."""
+    page.evaluate(
+        """([event, name, data]) => {
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type: 'image/jpeg' }));
+            const init = { bubbles: true, cancelable: true };
+            document.body.dispatchEvent(event === 'paste'
+                ? new ClipboardEvent('paste', { ...init, clipboardData: transfer })
+                : new DragEvent('drop', { ...init, dataTransfer: transfer }));
+        }""",
+        [event, path.name, base64.b64encode(path.read_bytes()).decode()],
+    )
+
+
+def test_it_begins_with_pictures_of_the_collection(page: Page, photographs: list[Path]) -> None:
+    page.goto("/")
+    expect(page.get_by_role("heading", name="Begin with a picture")).to_be_visible()
+    expect(pictures(page)).to_have_count(len(photographs) + 1)
+    expect(page.locator("#pictures img.shown")).to_have_count(len(photographs) + 1)
+
+
+@pytest.mark.parametrize("way", ["choose", "drop", "paste"])
+def test_a_picture_from_outside_finds_its_neighbours(
+    page: Page, photographs: list[Path], way: str
+) -> None:
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    if way == "choose":
+        with page.expect_file_chooser() as choosing:
+            page.get_by_role("button", name="choose a file").click()
+        choosing.value.set_files(photographs[3])
+    else:
+        hand_over(page, way, photographs[3])
+    expect(page.locator("#query-name")).to_have_text(photographs[3].name)
+    nearest = pictures(page).first
+    expect(nearest.locator(".name")).to_have_text(photographs[3].name)
+    expect(nearest.locator(".score")).to_have_text(re.compile("1.00$"))
+    scores = [float(text.split()[-1]) for text in page.locator(".score").all_inner_texts()]
+    assert len(scores) == len(photographs) + 1
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(photographs[3]) as image:
+        width, height = image.size
+    assert page.locator("#query-image").evaluate("i => i.naturalWidth / i.naturalHeight") == (
+        width / height
+    )
+
+
+def test_a_neighbour_is_searched_by_and_back_goes_back(page: Page, photographs: list[Path]) -> None:
+    page.goto(f"/?collection=demo&id={photographs[1].name}")
+    expect(page.locator("#query-name")).to_have_text(photographs[1].name)
+    neighbour = pictures(page).first.locator(".name").inner_text()
+    pictures(page).first.locator("a").click()
+    expect(page.locator("#query-name")).to_have_text(neighbour)
+    assert page.title().startswith(neighbour)
+    page.reload()
+    expect(page.locator("#query-name")).to_have_text(neighbour)
+    page.go_back()
+    expect(page.locator("#query-name")).to_have_text(photographs[1].name)
+    page.go_forward()
+    expect(page.locator("#query-name")).to_have_text(neighbour)
+
+
+def test_back_returns_to_a_picture_from_outside_until_the_page_is_reloaded(
+    page: Page, photographs: list[Path]
+) -> None:
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    page.set_input_files("#file", photographs[2])
+    expect(page.locator("#query-name")).to_have_text(photographs[2].name)
+    pictures(page).nth(1).locator("a").click()
+    expect(page).to_have_url(re.compile("id="))
+    page.go_back()
+    expect(page.locator("#query-name")).to_have_text(photographs[2].name)
+    page.reload()
+    expect(page.locator("#notice")).to_contain_text("That picture was not kept.")
+    expect(pictures(page).first).to_be_visible()  # there is a way on
+
+
+def test_is_the_same_shows_copies_and_how_sure(
+    page: Page, photographs: list[Path], tmp_path: Path
+) -> None:
+    mirrored = tmp_path / "mirrored.jpg"
+    with Image.open(photographs[8]) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored, quality=95)
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    page.set_input_files("#file", photographs[8])
+    page.get_by_role("radio", name="Is the same").check()
+    expect(page).to_have_url(re.compile("mode=same"))
+    expect(pictures(page).first.locator(".tier")).to_have_text("The same file")
+    page.set_input_files("#file", mirrored)
+    expect(page.locator("#query-name")).to_have_text("mirrored.jpg")
+    match = pictures(page).filter(has_text=photographs[8].name)
+    expect(match.locator(".tier")).to_have_text("Likely a copy, mirrored")
+    expect(match).to_contain_text(re.compile(r"at most 1 in [\d,]+ by chance"))
+    page.get_by_role("radio", name="Looks alike").check()
+    expect(page.locator(".score").first).to_be_visible()
+
+
+def test_where_there_is_no_copy_it_says_so_and_how_strict_it_was(page: Page) -> None:
+    page.goto("/?collection=other&id=only.jpg&mode=same")
+    expect(page.locator("#notice")).to_contain_text("No copies in other.")
+    expect(page.locator("#notice")).to_contain_text(re.compile(r"at most 1 in [\d,]+ would pass"))
+
+
+def test_everything_is_reached_with_the_keyboard(page: Page, photographs: list[Path]) -> None:
+    page.goto(f"/?collection=demo&id={photographs[0].name}")
+    expect(pictures(page).first).to_be_visible()
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML"))
+    for part in ('id="collection"', 'class="pick"', 'type="radio"', 'class="frame"'):
+        assert any(part in each for each in reached), part
+    name = page.evaluate("document.activeElement.querySelector('.name').textContent")
+    page.keyboard.press("Enter")
+    expect(page.locator("#query-name")).to_have_text(name)
+    assert page.evaluate("document.activeElement.id") == "results"
+    page.get_by_role("radio", name="Looks alike").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page).to_have_url(re.compile("mode=same"))
+
+
+def test_the_collection_can_be_changed(page: Page) -> None:
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    page.get_by_label("Collection").select_option("other")
+    expect(pictures(page)).to_have_count(1)
+    expect(page).to_have_url(re.compile("collection=other"))
+    page.get_by_label("Collection").select_option("empty")
+    expect(page.locator("#notice")).to_contain_text("“empty” holds no pictures yet.")
+    expect(page.locator("#notice")).to_contain_text("kindred-index build FOLDER --collection empty")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/?collection=demo&id=no-such.jpg", "That picture is not here any more."),
+        ("/?collection=unheard-of", "There is no such collection."),
+    ],
+)
+def test_what_is_not_there_is_said_in_plain_words(page: Page, path: str, said: str) -> None:
+    page.goto(path)
+    expect(page.locator("#notice")).to_contain_text(said)
+
+
+def test_a_file_that_is_no_picture_is_refused_in_plain_words(page: Page) -> None:
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    page.set_input_files("#file", Path(__file__))
+    expect(page.locator("#notice")).to_contain_text("That is not a picture that can be read here.")
+    expect(pictures(page).first).to_be_visible()
+
+
+def test_an_id_that_looks_like_html_stays_text(page: Page) -> None:
+    page.goto("/?collection=demo")
+    page.get_by_role("link", name=HOSTILE_ID).click()
+    expect(page.locator("#query-name")).to_have_text(HOSTILE_ID)
+    assert page.title() == f"{HOSTILE_ID} · Kindred"
+
+
+def test_every_picture_and_control_has_a_name(page: Page, photographs: list[Path]) -> None:
+    page.goto(f"/?collection=demo&id={photographs[0].name}")
+    expect(pictures(page).first).to_be_visible()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('img, button, select, input:not([hidden]), a')]
+            .filter((each) => each.checkVisibility() || each.matches('input'))
+            .filter((each) => !(each.alt || each.labels?.[0]?.textContent.trim()
+                || each.textContent.trim() || each.querySelector?.('img[alt]')?.alt))
+            .map((each) => each.outerHTML)"""
+    )
+    assert nameless == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_a_phone_and_a_desk_by_day_and_night(
+    browser: Browser, service: Process, photographs: list[Path], scheme: Any, width: int
+) -> None:
+    context = browser.new_context(
+        base_url=service.address,
+        viewport={"width": width, "height": 740},
+        color_scheme=scheme,
+    )
+    page = context.new_page()
+    for path in ("/", f"/?collection=demo&id={photographs[0].name}", "/docs"):
+        page.goto(path)
+        expect(page.locator("#pictures img.shown, #reference section").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, paper = page.evaluate(
+        "['color', 'backgroundColor'].map((name) => "
+        "getComputedStyle(document.body)[name].match(/[0-9]+/)[0])"
+    )
+    assert (int(ink) > int(paper)) == (scheme == "dark")
+    context.close()
+
+
+def test_the_reference_lists_every_route_and_every_problem(page: Page, service: Process) -> None:
+    schema = httpx2.get(f"{service.address}/openapi.json").json()
+    page.goto("/docs#overloaded")
+    shown = page.locator("#reference .route")
+    routes = sum(len(each) for each in schema["paths"].values())
+    expect(shown).to_have_count(routes + len(schema["x-problems"]))
+    expect(page.locator("#overloaded")).to_be_in_viewport()
+
+
+def test_when_the_service_has_gone_it_says_so(
+    browser: Browser, tmp_path: Path, encoder_path: Path
+) -> None:
+    with process(tmp_path, encoder_path) as running:
+        context = browser.new_context(base_url=running.address)
+        page = context.new_page()
+        page.goto("/")
+        expect(page.locator("#notice")).to_contain_text("There is no collection yet.")
+        with httpx2.Client(base_url=running.address) as filling:
+            filling.put("/v1/collections/late", json={})
+        page.reload()
+        expect(page.locator("#notice")).to_contain_text("“late” holds no pictures yet.")
+        running.kill()
+        page.set_input_files("#file", Path(__file__))
+        expect(page.locator("#notice")).to_contain_text("Kindred is not answering.")
+        context.close()

@@ -1,0 +1,298 @@
+"""Collections over HTTP, and errors: each is problem details, whatever went wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_encoder
+from fastapi.testclient import TestClient
+from PIL import Image
+from serving import client, image_url, upload
+
+from index.collection import Catalog
+from index.encoder import Encoder
+from service import problems
+from service.app import create_app
+from service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, encoder_path: Path, photographs: list[Path]
+) -> Iterator[TestClient]:
+    with client(
+        tmp_path_factory.mktemp("service"),
+        encoder_path,
+        max_upload_bytes=200_000,
+        max_pixels=90_000,
+    ) as started:
+        started.put("/v1/collections/demo", json={})
+        assert upload(started, "demo", "a.jpg", photographs[0].read_bytes()).status_code == 201
+        yield started
+
+
+class TestCollections:
+    def test_putting_one_makes_it_and_again_leaves_it(
+        self, service: TestClient, photographs: list[Path]
+    ) -> None:
+        first = service.put("/v1/collections/made", json={})
+        upload(service, "made", "kept", photographs[0].read_bytes())
+        again = service.put("/v1/collections/made")
+        assert (first.status_code, again.status_code) == (201, 200)
+        assert (first.json()["images"], again.json()["images"]) == (0, 1)
+        assert service.get("/v1/collections/made").json() == again.json()
+
+    def test_a_deleted_one_is_gone(self, service: TestClient) -> None:
+        service.put("/v1/collections/passing", json={})
+        assert service.delete("/v1/collections/passing").status_code == 204
+        assert service.delete("/v1/collections/passing").status_code == 404
+        assert service.get("/v1/collections/passing").status_code == 404
+        names = [each["name"] for each in service.get("/v1/collections").json()["collections"]]
+        assert "passing" not in names
+        assert service.put("/v1/collections/passing", json={}).json()["images"] == 0
+
+    def test_another_encoder_than_the_services_is_refused(self, service: TestClient) -> None:
+        answer = service.put("/v1/collections/demo", json={"encoder": "0" * 64})
+        assert_problem(answer, problems.MISMATCH)
+
+    def test_one_that_another_process_makes_is_served(
+        self, tmp_path: Path, encoder: Encoder, encoder_path: Path
+    ) -> None:
+        with client(tmp_path, encoder_path) as service:
+            assert service.get("/v1/collections").json() == {"collections": []}
+            Catalog(tmp_path).create("late", encoder)
+            assert service.get("/v1/collections/late").json()["searchable"] is True
+
+    def test_one_of_another_encoder_is_listed_and_refuses_to_be_searched(
+        self, tmp_path: Path, encoder_path: Path, encoder: Encoder
+    ) -> None:
+        foreign = Encoder(tiny_encoder.build(tmp_path / "foreign.onnx", seed=1), provider="cpu")
+        Catalog(tmp_path).create("foreign", foreign)
+        with client(tmp_path, encoder_path) as service:
+            listed = service.get("/v1/collections").json()["collections"][0]
+            assert (listed["name"], listed["searchable"]) == ("foreign", False)
+            assert listed["encoder"] == foreign.sha256
+            for answer in (
+                service.post("/v1/collections/foreign/search", json={"query": {"id": "a"}}),
+                service.put("/v1/collections/foreign", json={}),
+                service.get("/v1/collections/foreign/duplicates"),
+            ):
+                detail = assert_problem(answer, problems.MISMATCH, problems.EXISTS)["detail"]
+                assert foreign.sha256[:12] in detail
+                assert encoder.sha256[:12] in detail
+            assert service.get("/readyz").status_code == 200
+            assert service.delete("/v1/collections/foreign").status_code == 204
+
+
+def assert_problem(answer: Any, *kinds: problems.Kind) -> dict[str, Any]:
+    """Check that an answer is problem details of one of these kinds; its body."""
+    body: dict[str, Any] = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    assert body["type"] in [kind.type for kind in kinds], body
+    assert (
+        answer.status_code
+        == body["status"]
+        == next(kind.status for kind in kinds if kind.type == body["type"])
+    )
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"].startswith("/")
+    assert body["request_id"] == answer.headers["x-request-id"]
+    return body
+
+
+JSON = {"Content-Type": "application/json"}
+SEARCH = "/v1/collections/demo/search"
+CHECK = "/v1/collections/demo/duplicates/check"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "kind"),
+    [
+        ("GET", "/nothing", {}, problems.NO_ROUTE),
+        ("GET", "/v1/collections/demo/images/", {}, problems.NO_ROUTE),
+        ("GET", "/page/secret", {}, problems.NO_ROUTE),
+        ("GET", "/page/..%2Fapp.py", {}, problems.NO_ROUTE),
+        ("POST", "/livez", {}, problems.METHOD),
+        ("DELETE", "/v1/collections", {}, problems.METHOD),
+        ("GET", "/v1/collections/none", {}, problems.NO_COLLECTION),
+        ("DELETE", "/v1/collections/none", {}, problems.NO_COLLECTION),
+        ("PUT", "/v1/collections/Un%20fit", {"json": {}}, problems.INVALID),
+        ("GET", "/v1/collections/..", {}, problems.NO_ROUTE),
+        ("GET", "/v1/collections/%2E%2E%2Fetc", {}, problems.INVALID),
+        ("PUT", "/v1/collections/new", {"json": {"encoder": "x"}}, problems.INVALID),
+        ("PUT", "/v1/collections/new", {"json": {"speed": 1}}, problems.INVALID),
+        ("GET", "/v1/collections/demo/images/none", {}, problems.NO_IMAGE),
+        ("DELETE", "/v1/collections/demo/images/none", {}, problems.NO_IMAGE),
+        ("GET", "/v1/collections/demo/images/none/thumbnail", {}, problems.NO_IMAGE),
+        ("GET", "/v1/collections/demo/images/%FF", {}, problems.BAD_REQUEST),
+        ("GET", "/v1/collections/demo/images?limit=0", {}, problems.INVALID),
+        (
+            "PUT",
+            "/v1/collections/demo/images/" + "x" * 513,
+            {"files": {"file": b"x"}},
+            problems.UNKNOWN_FORMAT,
+        ),
+        ("PUT", "/v1/collections/demo/images/x", {"json": {}}, problems.MEDIA),
+        ("PUT", "/v1/collections/demo/images/x", {"content": b"bytes"}, problems.MEDIA),
+        ("PUT", "/v1/collections/demo/images/x", {"files": {"other": b"x"}}, problems.INVALID),
+        (
+            "PUT",
+            "/v1/collections/demo/images/x",
+            {"files": {"file": b"text"}},
+            problems.UNKNOWN_FORMAT,
+        ),
+        ("PUT", "/v1/collections/demo/images/x", {"files": {"file": b""}}, problems.UNKNOWN_FORMAT),
+        (
+            "PUT",
+            "/v1/collections/demo/images/x",
+            {"files": {"file": b"\xff\xd8\xff\xe0"}},
+            problems.UNREADABLE,
+        ),
+        (
+            "PUT",
+            "/v1/collections/none/images/x",
+            {"files": {"file": b"text"}},
+            problems.NO_COLLECTION,
+        ),
+        (
+            "PATCH",
+            "/v1/collections/demo/images/none",
+            {"json": {"metadata": {}}},
+            problems.NO_IMAGE,
+        ),
+        ("PATCH", "/v1/collections/demo/images/a.jpg", {"json": {}}, problems.INVALID),
+        (
+            "PATCH",
+            "/v1/collections/demo/images/a.jpg",
+            {"content": b'{"metadata": {"a": NaN}}', "headers": JSON},
+            problems.INVALID,
+        ),
+        (
+            "PATCH",
+            "/v1/collections/demo/images/a.jpg",
+            {"content": b'{"metadata": {"a": "\\ud800"}}', "headers": JSON},
+            problems.INVALID,
+        ),
+        ("POST", SEARCH, {"content": b"{", "headers": JSON}, problems.INVALID),
+        ("POST", SEARCH, {"content": b"\xff", "headers": JSON}, problems.BAD_REQUEST),
+        (
+            "POST",
+            SEARCH,
+            {"content": b"{}", "headers": {"Content-Type": "text/plain"}},
+            problems.MEDIA,
+        ),
+        ("POST", SEARCH, {"json": {}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {}}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"id": "a.jpg", "base64": "eA=="}}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"id": "none"}}}, problems.NO_IMAGE),
+        (
+            "POST",
+            SEARCH,
+            {"json": {"query": {"url": "http://127.0.0.1/"}}},
+            problems.UNAVAILABLE_OPTION,
+        ),
+        ("POST", SEARCH, {"json": {"query": {"base64": "not base64!"}}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"base64": "data:text/plain,x"}}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"base64": "dGV4dA=="}}}, problems.UNKNOWN_FORMAT),
+        ("POST", SEARCH, {"json": {"query": {"vector": [1.0]}}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"vector": [0.0] * 64}}}, problems.INVALID),
+        (
+            "POST",
+            SEARCH,
+            {"content": b'{"query": {"vector": [NaN]}}', "headers": JSON},
+            problems.INVALID,
+        ),
+        ("POST", SEARCH, {"json": {"query": {"id": "a.jpg"}, "top_k": 0}}, problems.INVALID),
+        ("POST", SEARCH, {"json": {"query": {"id": "a.jpg"}, "topk": 5}}, problems.INVALID),
+        (
+            "POST",
+            SEARCH,
+            {"content": b'{"query": {"id": "\\ud800"}}', "headers": JSON},
+            problems.INVALID,
+        ),
+        (
+            "POST",
+            SEARCH + "/file",
+            {"files": {"file": b"text"}, "data": {"filter": "[1"}},
+            problems.INVALID,
+        ),
+        ("POST", SEARCH + "/file", {"data": {"top_k": "5"}}, problems.MEDIA),
+        (
+            "POST",
+            CHECK,
+            {"json": {"query": {"id": "a.jpg"}, "verify": True}},
+            problems.UNAVAILABLE_OPTION,
+        ),
+        (
+            "POST",
+            CHECK,
+            {"json": {"query": {"id": "a.jpg"}, "threshold": 0.5, "max_false_match_rate": 0.1}},
+            problems.INVALID,
+        ),
+        (
+            "POST",
+            CHECK,
+            {"json": {"query": {"id": "a.jpg"}, "max_false_match_rate": 1e-9}},
+            problems.INVALID,
+        ),
+        ("POST", CHECK, {"json": {"query": {"vector": [1.0] * 64}}}, problems.INVALID),
+        (
+            "GET",
+            "/v1/collections/demo/duplicates?threshold=1&max_false_match_rate=0.1",
+            {},
+            problems.INVALID,
+        ),
+        ("GET", "/v1/collections/demo/duplicates?thresh=1", {}, problems.INVALID),
+        ("POST", "/v1/embed", {"json": {"query": {"id": "a.jpg"}}}, problems.INVALID),
+        ("POST", "/v1/embed", {"json": {"query": []}}, problems.INVALID),
+        ("POST", "/v1/embed", {"json": {"query": [{"base64": "eA=="}] * 33}}, problems.INVALID),
+    ],
+)
+def test_every_error_is_a_problem_of_its_kind(
+    service: TestClient, method: str, path: str, content: dict[str, Any], kind: problems.Kind
+) -> None:
+    assert_problem(service.request(method, path, **content), kind)
+
+
+def test_a_validation_error_names_the_field_and_what_was_found(service: TestClient) -> None:
+    answer = service.post(SEARCH, json={"query": {"id": "a.jpg"}, "top_k": 5000, "offset": "x"})
+    errors = {each["field"]: each for each in assert_problem(answer, problems.INVALID)["errors"]}
+    assert errors["body.top_k"]["found"] == 5000
+    assert "1000" in errors["body.top_k"]["message"]
+    assert errors["body.offset"]["found"] == "x"
+
+
+def test_a_method_that_is_not_allowed_lists_those_that_are(service: TestClient) -> None:
+    assert service.post("/livez").headers["allow"] == "GET"
+    allowed = service.post(image_url("demo", "a.jpg")).headers["allow"]
+    assert {"GET", "PUT", "PATCH", "DELETE"} <= set(allowed.split(", "))
+
+
+def test_a_picture_over_the_pixel_limit_is_refused(service: TestClient) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (301, 300)).save(buffer, "PNG")
+    body = assert_problem(upload(service, "demo", "large", buffer.getvalue()), problems.TOO_LARGE)
+    assert "301 x 300" in body["detail"]
+
+
+def test_an_error_that_nobody_foresaw_says_nothing_of_the_inside(
+    tmp_path: Path, encoder_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(Settings(data=tmp_path, encoder=encoder_path, provider="cpu", threads=1))
+
+    @app.get("/broken")
+    def broken() -> None:
+        raise RuntimeError("the secret of the house")
+
+    with TestClient(app) as service:
+        answer = service.get("/broken")
+    body = assert_problem(answer, problems.INTERNAL)
+    assert "secret" not in answer.text
+    logged = next(record for record in caplog.records if record.levelname == "ERROR")
+    assert logged.exc_info is not None
+    assert logged.__dict__["request_id"] == body["request_id"]
