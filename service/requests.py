@@ -128,8 +128,8 @@ class Strictness(Body):
     max_false_match_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="Of pairs of different pictures, the share that may be taken for copies; the "
-        f"encoder's calibration turns it into a threshold. {DEFAULT_FALSE_MATCH_RATE} unless "
-        "`threshold` is given.",
+        f"encoder's calibration turns it into a threshold. {DEFAULT_FALSE_MATCH_RATE}, or the "
+        "smallest that was measured, unless `threshold` is given.",
     )
     threshold: Annotated[FiniteFloat, Field(ge=-2, le=2)] | None = Field(
         default=None, description="The least copy score itself, for those who calibrated it."

@@ -147,6 +147,10 @@ def test_back_returns_to_a_picture_from_outside_until_the_page_is_reloaded(
     page.reload()
     expect(page.locator("#notice")).to_contain_text("That picture was not kept.")
     expect(pictures(page).first).to_be_visible()  # there is a way on
+    page.set_input_files("#file", photographs[4])
+    expect(page.locator("#query-name")).to_have_text(photographs[4].name)
+    page.go_back()
+    expect(page.locator("#notice")).to_contain_text("That picture was not kept.")
 
 
 def test_is_the_same_shows_copies_and_how_sure(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image, ImageOps
 from serving import client, image_url, upload
 
+from index.artifact import Calibration
 from index.encoder import Encoder
 from service.queries import ORIENTATIONS, oriented
 
@@ -98,6 +100,22 @@ def test_a_rate_sets_the_threshold_and_the_answer_states_both(
     given = check(service, data, threshold="0.25")
     assert given["threshold"] == 0.25
     assert given["false_match_rate"] == calibration.rate_at(0.25)
+
+
+def test_without_a_rate_a_coarsely_calibrated_encoder_answers_at_its_smallest(
+    tmp_path: Path, encoder_path: Path, photographs: list[Path]
+) -> None:
+    model = onnx.load(encoder_path)
+    properties = {each.key: each.value for each in model.metadata_props}
+    coarse = Calibration(pairs=100, false_match_rates=(0.5, 0.02), thresholds=(0.0, 0.3))
+    properties["kindred.calibration"] = coarse.model_dump_json()
+    onnx.helper.set_model_props(model, properties)
+    onnx.save(model, tmp_path / "coarse.onnx")
+    with client(tmp_path, tmp_path / "coarse.onnx") as service:
+        service.put("/v1/collections/demo", json={})
+        for orientations, rate in (("false", 0.02), ("true", 8 * 0.02)):
+            answer = check(service, photographs[0].read_bytes(), orientations=orientations)
+            assert (answer["threshold"], answer["false_match_rate"]) == (0.3, rate)
 
 
 def test_a_rate_that_was_never_measured_is_refused_and_names_the_smallest(

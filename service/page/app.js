@@ -2,58 +2,20 @@
 // Where one is stands in the address (?collection=demo&id=snow2.jpg&mode=same), so that back,
 // reload and a shared link work; a picture from outside is kept in memory while the page is open.
 
+import { Failure, collectionPath, imagePath, noCollection, otherEncoder, request } from './api.js';
+import { arrange, caption, copyCaption, entry, loaded } from './pictures.js';
+import { bytes, count, label, make, oneIn } from './words.js';
+
 const PAGE = 24;
 const SAMPLE = 18;
 
 const at = (id) => document.getElementById(id);
-const uploads = new Map(); // number -> { file, url }
-const ratios = new Map(); // address of a thumbnail -> width by height, once it is known
+const uploads = new Map(); // what history.state.upload names -> { file, url }
 const samples = new Map(); // collection -> pictures to begin with, the same until reloaded
 let collections = [];
 let asking = new AbortController();
 
-// --- the API ----------------------------------------------------------------------------------
-
-class Failure extends Error {
-  constructor(lead, detail) {
-    super(lead);
-    this.detail = detail;
-  }
-}
-
-const LEADS = {
-  'too-large': 'That picture is too large.',
-  'unknown-format': 'That is not a picture that can be read here.',
-  'unreadable-image': 'That picture is damaged.',
-  overloaded: 'Very busy just now.',
-  'image-not-found': 'That picture is not here any more.',
-  'original-not-found': 'The original of that picture is gone.',
-  'collection-not-found': 'There is no such collection.',
-  'encoder-mismatch': 'This collection was made with another encoder.',
-};
-
-const DETAILS = {
-  'unknown-format': 'It has to be a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; HEIC where Kindred was installed with it.',
-  'image-not-found': 'It was removed, or never was in this collection.',
-};
-
-async function api(path, options) {
-  let response;
-  try {
-    response = await fetch(path, { signal: asking.signal, ...options });
-  } catch (error) {
-    if (error.name === 'AbortError') throw error;
-    throw new Failure('Kindred is not answering.', 'Is it still running, and is this machine connected to it?');
-  }
-  if (response.ok) return response.json();
-  const problem = await response.json().catch(() => ({}));
-  const kind = String(problem.type ?? '').split('#')[1];
-  const lead = LEADS[kind] ?? `${problem.title ?? `Error ${response.status}`}.`;
-  throw new Failure(lead, DETAILS[kind] ?? sentence(problem.detail ?? ''));
-}
-
-const collectionPath = (name) => `v1/collections/${encodeURIComponent(name)}`;
-const imagePath = (name, id) => `${collectionPath(name)}/images/${encodeURIComponent(id)}`;
+const api = (path, options) => request(path, { signal: asking.signal, ...options });
 
 function ask(place, offset = 0) {
   const base = collectionPath(place.collection);
@@ -130,8 +92,8 @@ async function prepared(place) {
     return () => paintNotice(place, 'There is no collection yet.', 'Index a folder of pictures, then reload this page:', 'kindred-index build FOLDER --collection NAME');
   }
   const collection = collections.find((each) => each.name === place.collection);
-  if (!collection) throw new Failure(LEADS['collection-not-found'], `Nothing is called “${place.collection}” here.`);
-  if (!collection.searchable) throw new Failure(LEADS['encoder-mismatch'], `${sentence(collection.reason ?? '')} Index its pictures into a new collection, or start Kindred with the encoder that made this one.`);
+  if (!collection) throw noCollection(place.collection);
+  if (!collection.searchable) throw otherEncoder(collection.reason);
   if (!place.id && !place.upload) {
     const pictures = await sample(place.collection);
     await loaded(pictures);
@@ -155,7 +117,7 @@ async function subjectOf(place) {
   const picture = new Image();
   picture.src = source;
   await picture.decode().catch(() => {}); // a picture that fails to load says so where it is shown
-  return { name: image.id, source, details: [label(image), `${image.width} × ${image.height}`] };
+  return { name: image.id, source, details: [label(image), image.width && `${image.width} × ${image.height}`] };
 }
 
 async function sample(name) {
@@ -168,19 +130,6 @@ async function sample(name) {
     samples.set(name, Array.from({ length: count }, (_, place) => shown[Math.floor(start + place * step) % shown.length]));
   }
   return samples.get(name);
-}
-
-const shown = (image) => `${image.thumbnail_url}?longest=512`;
-
-/** Give pictures a moment to arrive, so that they come into sight together and nothing jumps. */
-async function loaded(images) {
-  const arrivals = images.map(async (image) => {
-    const picture = new Image();
-    picture.src = shown(image);
-    await picture.decode().catch(() => {});
-    if (picture.naturalWidth) ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
-  });
-  await Promise.race([Promise.all(arrivals), new Promise((resolve) => { setTimeout(resolve, 1200); })]);
 }
 
 /** Where something went wrong, pictures to go on from; none where there are none to be had. */
@@ -237,8 +186,8 @@ function paintWelcome(place, collection, pictures) {
   paintFrame(place, {});
   at('welcome').hidden = false;
   at('or-these').hidden = pictures.length === 0;
-  at('pictures').replaceChildren(...pictures.map((image) => entry(place, image)));
-  arrange();
+  at('pictures').replaceChildren(...pictures.map((image) => listed(place, image)));
+  arrange(at('pictures'));
   at('facts').textContent = count(collection.images, 'picture');
   if (!pictures.length) {
     notice(`“${collection.name}” holds no pictures yet.`, 'Fill it from a folder, then reload this page:', `kindred-index build FOLDER --collection ${collection.name}`);
@@ -248,8 +197,8 @@ function paintWelcome(place, collection, pictures) {
 function paintNotice(place, lead, detail, code = null, others = []) {
   paintFrame(place, {});
   notice(lead, detail, code);
-  at('pictures').append(...others.map((image) => entry(place, image)));
-  arrange();
+  at('pictures').append(...others.map((image) => listed(place, image)));
+  arrange(at('pictures'));
   announce(`${lead} ${detail}`);
 }
 
@@ -293,9 +242,9 @@ function paintSubject({ name, source, details }) {
 function append(place, found, offset) {
   const same = place.mode === 'same';
   at('pictures').append(
-    ...found.map((each) => entry(place, each, same ? copyCaption(each) : caption(each.id, each.score), same ? null : each.score)),
+    ...found.map((each) => listed(place, each, same ? copyCaption(each) : caption(each.id, each.score), same ? null : each.score)),
   );
-  arrange();
+  arrange(at('pictures'));
   const more = at('more');
   more.hidden = same || found.length < PAGE;
   more.onclick = async () => {
@@ -315,98 +264,10 @@ function append(place, found, offset) {
   };
 }
 
-function entry(place, image, words = '', score = null) {
+/** A picture of the list that leads to its own neighbours. */
+function listed(place, image, words, score) {
   const target = { collection: place.collection, id: image.id, mode: place.mode };
-  const picture = make('img', { alt: [image.id, label(image)].filter(Boolean).join(', '), decoding: 'async' });
-  const frame = make('span', { className: 'frame' }, picture);
-  const link = make('a', { href: address(target), title: image.id }, frame);
-  if (score !== null) {
-    const line = make('i', {});
-    line.style.setProperty('--nearness', Math.min(1, Math.max(0, score)));
-    link.append(make('span', { className: 'nearness' }, line));
-  }
-  link.append(words);
-  const item = make('li', {}, link);
-  picture.src = shown(image);
-  picture.onload = () => {
-    picture.classList.add('shown');
-    if (ratios.has(shown(image))) return;
-    ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
-    arrange();
-  };
-  link.onclick = (event) => {
-    if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return; // a new tab, as asked
-    event.preventDefault();
-    go(target, { from: picture });
-  };
-  return item;
-}
-
-/** Rows of about one height over the whole width, every picture in its own proportions. */
-function arrange() {
-  const list = at('pictures');
-  const style = getComputedStyle(list);
-  const width = list.getBoundingClientRect().width - 0.5; // so that rounding never breaks a row
-  const gap = parseFloat(style.columnGap);
-  const wanted = parseFloat(style.getPropertyValue('--row'));
-  const narrowest = list.classList.contains('same') ? 1.15 : 0.56;
-  const items = [...list.children].map((item) => {
-    const ratio = ratios.get(item.querySelector('img').getAttribute('src')) ?? 1.5;
-    return { item, ratio: Math.min(3, Math.max(narrowest, ratio)) }; // more of a strip is cut off
-  });
-  const height = (row, more = []) => {
-    const all = [...row, ...more];
-    return (width - gap * (all.length - 1)) / all.reduce((sum, { ratio }) => sum + ratio, 0);
-  };
-  const set = (row, rowHeight) => {
-    for (const { item, ratio } of row) {
-      item.style.width = `${Math.floor(ratio * rowHeight * 10) / 10}px`;
-      item.style.setProperty('--ratio', ratio);
-    }
-  };
-  let row = [];
-  let last = wanted * 1.2;
-  for (const each of items) {
-    if (row.length && Math.abs(height(row, [each]) - wanted) > Math.abs(height(row) - wanted)) {
-      last = height(row);
-      set(row, last);
-      row = [];
-    }
-    row.push(each);
-  }
-  if (row.length) set(row, Math.min(height(row), last)); // perhaps not full
-}
-
-function caption(name, score = null) {
-  const words = make('span', { className: 'caption' }, make('span', { className: 'name', ariaHidden: 'true' }, name));
-  if (score !== null) {
-    words.append(make('span', { className: 'score' }, make('span', { className: 'unseen' }, 'likeness '), score.toFixed(2)));
-  }
-  return words;
-}
-
-const TURNS = {
-  mirrored: 'mirrored',
-  turned_90: 'turned by 90°',
-  turned_90_mirrored: 'turned and mirrored',
-  turned_180: 'upside down',
-  turned_180_mirrored: 'mirrored top to bottom',
-  turned_270: 'turned by 90°',
-  turned_270_mirrored: 'turned and mirrored',
-};
-
-function copyCaption(match) {
-  const exact = match.tier === 'exact';
-  const turn = TURNS[match.evidence.orientation];
-  const tier = exact ? 'The same file' : ['Likely a copy', turn].filter(Boolean).join(', ');
-  const detail = exact ? 'every byte' : `at most ${oneIn(match.false_match_rate)} by chance`;
-  return make(
-    'span',
-    { className: 'caption words' },
-    make('span', { className: 'tier' }, tier),
-    make('span', {}, detail),
-    make('span', { className: 'name', ariaHidden: 'true' }, match.id),
-  );
+  return entry(image, address(target), (picture) => go(target, { from: picture }), words, score);
 }
 
 function notice(lead, detail, code = null) {
@@ -420,30 +281,12 @@ function announce(text) {
   at('status').textContent = text;
 }
 
-// --- words ------------------------------------------------------------------------------------
-
-function make(tag, properties, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-const count = (number, one, many = `${one}s`) => `${(number ?? 0).toLocaleString('en')} ${number === 1 ? one : many}`;
-const oneIn = (rate) => (rate >= 1 ? 'all' : `1 in ${Math.round(1 / rate).toLocaleString('en')}`);
-const label = (image) => (typeof image.metadata?.label === 'string' ? image.metadata.label : '');
-const bytes = (size) => (size < 1e6 ? `${Math.max(1, Math.round(size / 1e3))} kB` : `${(size / 1e6).toFixed(1)} MB`);
-
-function sentence(text) {
-  const begun = text.charAt(0).toUpperCase() + text.slice(1);
-  return !begun || /[.!?]$/.test(begun) ? begun : `${begun}.`;
-}
-
 // --- ways in ----------------------------------------------------------------------------------
 
 function take(files) {
   const file = files[0];
   if (!file) return;
-  const upload = uploads.size + 1;
+  const upload = `${performance.timeOrigin}/${uploads.size}`; // never that of a page before
   uploads.set(upload, { file, url: URL.createObjectURL(file) });
   const { collection, mode } = here();
   go({ collection, upload, mode });
@@ -494,7 +337,7 @@ document.querySelector('[data-home]').addEventListener('click', (event) => {
 
 // --- begin ------------------------------------------------------------------------------------
 
-new ResizeObserver(arrange).observe(at('results'));
+new ResizeObserver(() => arrange(at('pictures'))).observe(at('results'));
 history.scrollRestoration = 'manual';
 addEventListener('scrollend', () => history.replaceState({ ...history.state, scroll: scrollY }, ''));
 addEventListener('popstate', (event) => show({ scroll: event.state?.scroll ?? 0 }));

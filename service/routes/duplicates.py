@@ -144,8 +144,13 @@ def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
     """
     calibration = collection.metadata.calibration
     threshold = strictness.threshold
-    if threshold is None:
-        rate = strictness.max_false_match_rate or DEFAULT_FALSE_MATCH_RATE
+    rate = strictness.max_false_match_rate
+    if threshold is None and rate is None:
+        # Nobody asked for this rate, so where it was never measured the smallest one does.
+        smallest = calibration.rate_at(calibration.thresholds[-1])
+        threshold = calibration.threshold_for(max(DEFAULT_FALSE_MATCH_RATE / looks, smallest))
+    elif threshold is None:
+        assert rate is not None
         try:
             threshold = calibration.threshold_for(rate / looks)
         except ValueError as error:

@@ -11,7 +11,9 @@ from starlette.exceptions import HTTPException
 
 _FOLDER: Final = Path(__file__).parent.parent / "page"
 
-FILES: Final = frozenset(("style.css", "app.js", "docs.js", "icon.svg"))
+FILES: Final = frozenset(
+    ("style.css", "app.js", "api.js", "pictures.js", "words.js", "docs.js", "icon.svg")
+)
 
 _HEADERS: Final = {
     "Content-Security-Policy": (

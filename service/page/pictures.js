@@ -1,0 +1,112 @@
+// A list of pictures: how it is laid out, and what stands below each.
+
+import { label, make, oneIn } from './words.js';
+
+const ratios = new Map(); // address of a thumbnail -> width by height, once it is known
+
+const shown = (image) => `${image.thumbnail_url}?longest=512`;
+
+/** Give pictures a moment to arrive, so that they come into sight together and nothing jumps. */
+export async function loaded(images) {
+  const arrivals = images.map(async (image) => {
+    const picture = new Image();
+    picture.src = shown(image);
+    await picture.decode().catch(() => {});
+    if (picture.naturalWidth) ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
+  });
+  await Promise.race([Promise.all(arrivals), new Promise((resolve) => { setTimeout(resolve, 1200); })]);
+}
+
+/** One picture of the list: a link, which `choose` follows within the page. */
+export function entry(image, href, choose, words = '', score = null) {
+  const picture = make('img', { alt: [image.id, label(image)].filter(Boolean).join(', '), decoding: 'async' });
+  const frame = make('span', { className: 'frame' }, picture);
+  const link = make('a', { href, title: image.id }, frame);
+  if (score !== null) {
+    const line = make('i', {});
+    line.style.setProperty('--nearness', Math.min(1, Math.max(0, score)));
+    link.append(make('span', { className: 'nearness' }, line));
+  }
+  link.append(words);
+  const item = make('li', {}, link);
+  picture.src = shown(image);
+  picture.onload = () => {
+    picture.classList.add('shown');
+    if (ratios.has(shown(image))) return;
+    ratios.set(shown(image), picture.naturalWidth / picture.naturalHeight);
+    arrange(item.parentElement);
+  };
+  link.onclick = (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return; // a new tab, as asked
+    event.preventDefault();
+    choose(picture);
+  };
+  return item;
+}
+
+/** Rows of about one height over the whole width, every picture in its own proportions. */
+export function arrange(list) {
+  if (!list) return; // the picture was taken away before it arrived
+  const style = getComputedStyle(list);
+  const width = list.getBoundingClientRect().width - 0.5; // so that rounding never breaks a row
+  const gap = parseFloat(style.columnGap);
+  const wanted = parseFloat(style.getPropertyValue('--row'));
+  const narrowest = list.classList.contains('same') ? 1.15 : 0.56;
+  const items = [...list.children].map((item) => {
+    const ratio = ratios.get(item.querySelector('img').getAttribute('src')) ?? 1.5;
+    return { item, ratio: Math.min(3, Math.max(narrowest, ratio)) }; // more of a strip is cut off
+  });
+  const height = (row, more = []) => {
+    const all = [...row, ...more];
+    return (width - gap * (all.length - 1)) / all.reduce((sum, { ratio }) => sum + ratio, 0);
+  };
+  const set = (row, rowHeight) => {
+    for (const { item, ratio } of row) {
+      item.style.width = `${Math.floor(ratio * rowHeight * 10) / 10}px`;
+      item.style.setProperty('--ratio', ratio);
+    }
+  };
+  let row = [];
+  let last = wanted * 1.2;
+  for (const each of items) {
+    if (row.length && Math.abs(height(row, [each]) - wanted) > Math.abs(height(row) - wanted)) {
+      last = height(row);
+      set(row, last);
+      row = [];
+    }
+    row.push(each);
+  }
+  if (row.length) set(row, Math.min(height(row), last)); // perhaps not full
+}
+
+export function caption(name, score = null) {
+  const words = make('span', { className: 'caption' }, make('span', { className: 'name', ariaHidden: 'true' }, name));
+  if (score !== null) {
+    words.append(make('span', { className: 'score' }, make('span', { className: 'unseen' }, 'likeness '), score.toFixed(2)));
+  }
+  return words;
+}
+
+const TURNS = {
+  mirrored: 'mirrored',
+  turned_90: 'turned by 90°',
+  turned_90_mirrored: 'turned and mirrored',
+  turned_180: 'upside down',
+  turned_180_mirrored: 'mirrored top to bottom',
+  turned_270: 'turned by 90°',
+  turned_270_mirrored: 'turned and mirrored',
+};
+
+export function copyCaption(match) {
+  const exact = match.tier === 'exact';
+  const turn = TURNS[match.evidence.orientation];
+  const tier = exact ? 'The same file' : ['Likely a copy', turn].filter(Boolean).join(', ');
+  const detail = exact ? 'every byte' : `at most ${oneIn(match.false_match_rate)} by chance`;
+  return make(
+    'span',
+    { className: 'caption words' },
+    make('span', { className: 'tier' }, tier),
+    make('span', {}, detail),
+    make('span', { className: 'name', ariaHidden: 'true' }, match.id),
+  );
+}
