@@ -24,6 +24,10 @@ from index.image import Fit, FitRule, Kernel
 FORMAT_VERSION: Final = 1
 """Raised when a reader of the last version would misread a file of the next."""
 
+DEFAULT_FALSE_MATCH_RATE: Final = 1e-5
+"""Of pairs of different pictures, the share that counts as copies where nobody asked for another:
+an image compared with 100,000 strangers finds one false copy."""
+
 _PREFIX: Final = "kindred."
 
 Text = Annotated[str, Field(min_length=1)]
@@ -72,6 +76,14 @@ class Calibration(BaseModel):
             f"a false match rate of {rate:g} was asked for, the smallest that was measured is "
             f"{self.rate_at(self.thresholds[-1]):g} (on {self.pairs:,} pairs)"
         )
+
+    def default_threshold(self, looks: int = 1) -> float:
+        """The threshold where nobody asked for a rate, for each of so many looks at a pair.
+
+        That of the default rate, or the strictest where so small a rate was not measured.
+        """
+        smallest = self.rate_at(self.thresholds[-1])
+        return self.threshold_for(max(DEFAULT_FALSE_MATCH_RATE / looks, smallest))
 
     def rate_at(self, score: float) -> float:
         """The rate measured at the highest threshold that ``score`` reaches; 1 if it reaches none.

@@ -21,6 +21,7 @@ from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
+from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import Progress, Report, Settings, build
 from index.collection import Catalog, Collection, Group
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
@@ -31,7 +32,6 @@ DONE: Final = 0
 LEFT_OUT: Final = 1
 REFUSED: Final = 2
 
-_DEFAULT_FALSE_MATCH_RATE: Final = 0.001
 _GROUPS_AT_A_TIME: Final = 1000
 
 
@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         metavar="RATE",
         help="share of pairs of different pictures that may be taken for copies "
-        f"(default: {_DEFAULT_FALSE_MATCH_RATE})",
+        f"(default: {DEFAULT_FALSE_MATCH_RATE:g}, or the smallest that was measured)",
     )
     strictness.add_argument(
         "--threshold", type=float, metavar="SCORE", help="the least copy score itself"
@@ -349,11 +349,11 @@ def _duplicates(options: argparse.Namespace) -> int:
 def _threshold(options: argparse.Namespace, collection: Collection) -> float:
     if options.threshold is not None:
         return float(options.threshold)
-    rate = options.max_false_match_rate
+    calibration = collection.metadata.calibration
+    if options.max_false_match_rate is None:
+        return calibration.default_threshold()
     try:
-        return collection.metadata.calibration.threshold_for(
-            _DEFAULT_FALSE_MATCH_RATE if rate is None else rate
-        )
+        return calibration.threshold_for(options.max_false_match_rate)
     except ValueError as error:
         raise Refused(f"--max-false-match-rate: {error}") from error
 

@@ -55,7 +55,6 @@ from index.verify import Verdict, verify
 
 __all__ = ["Catalog", "Collection", "Group", "Hit", "Item", "Keep", "Match", "Page", "Verdict"]
 
-_DUPLICATE_RATE: Final = 0.001  # the false match rate at which a search groups duplicates
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
 
@@ -367,10 +366,8 @@ class Collection:
 
     def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
         """Of the keys, nearest first, those that are no copy of one before."""
-        calibration = self.metadata.calibration
-        rate = max(_DUPLICATE_RATE, calibration.false_match_rates[-1])
         encoding = snapshot.vectors_of(keys)
-        threshold = calibration.threshold_for(rate)
+        threshold = self.metadata.calibration.default_threshold()
         return {keys[row] for row in first_of_kind(encoding, threshold)}
 
     def _drop_blob(self, source: str) -> None:

@@ -16,8 +16,9 @@ from pydantic import (
     model_validator,
 )
 
+from index.artifact import DEFAULT_FALSE_MATCH_RATE
+
 MAX_EMBED_IMAGES: Final = 32
-DEFAULT_FALSE_MATCH_RATE: Final = 0.001
 
 Scalar = str | bool | int | FiniteFloat | None
 
@@ -128,7 +129,7 @@ class Strictness(Body):
     max_false_match_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="Of pairs of different pictures, the share that may be taken for copies; the "
-        f"encoder's calibration turns it into a threshold. {DEFAULT_FALSE_MATCH_RATE}, or the "
+        f"encoder's calibration turns it into a threshold. {DEFAULT_FALSE_MATCH_RATE:g}, or the "
         "smallest that was measured, unless `threshold` is given.",
     )
     threshold: Annotated[FiniteFloat, Field(ge=-2, le=2)] | None = Field(
@@ -165,7 +166,7 @@ class CheckRequest(CheckOptions):
         extra="forbid",
         json_schema_extra={
             "examples": [
-                {"query": {"id": "snow2.jpg"}, "max_false_match_rate": 0.001},
+                {"query": {"id": "snow2.jpg"}, "max_false_match_rate": 0.0001},
                 {"query": {"base64": "/9j/4AAQSkZJRg..."}, "orientations": True},
             ]
         },

@@ -282,3 +282,11 @@ def test_a_graph_that_is_not_as_the_metadata_say_is_refused(
 ) -> None:
     with pytest.raises(ArtifactInvalid, match=r"its graph has .* expected"):
         read_metadata(altered(encoder_path, tmp_path, change))
+
+
+def test_default_threshold_is_of_the_default_rate_or_the_strictest_measured() -> None:
+    fine = Calibration(pairs=10**7, false_match_rates=(0.1, 1e-5, 1e-6), thresholds=(0.1, 0.5, 0.6))
+    assert fine.default_threshold() == 0.5
+    assert fine.default_threshold(looks=8) == 0.6
+    coarse = Calibration(pairs=100, false_match_rates=(0.5, 0.02), thresholds=(0.0, 0.3))
+    assert coarse.default_threshold() == 0.3

@@ -96,7 +96,7 @@ def test_a_rate_sets_the_threshold_and_the_answer_states_both(
         answer = check(service, data, max_false_match_rate=str(rate))
         assert answer["threshold"] == calibration.threshold_for(rate)
         assert answer["false_match_rate"] <= rate
-    assert check(service, data)["threshold"] == calibration.threshold_for(0.001)
+    assert check(service, data)["threshold"] == calibration.default_threshold()
     given = check(service, data, threshold="0.25")
     assert given["threshold"] == 0.25
     assert given["false_match_rate"] == calibration.rate_at(0.25)

@@ -16,7 +16,6 @@ from service.answers import CheckAnswer, GroupAnswer, GroupsAnswer, KeepAnswer, 
 from service.paths import thumbnail_url
 from service.queries import ORIENTATIONS, Asked, ask, ask_file
 from service.requests import (
-    DEFAULT_FALSE_MATCH_RATE,
     CheckForm,
     CheckOptions,
     CheckRequest,
@@ -146,9 +145,7 @@ def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
     threshold = strictness.threshold
     rate = strictness.max_false_match_rate
     if threshold is None and rate is None:
-        # Nobody asked for this rate, so where it was never measured the smallest one does.
-        smallest = calibration.rate_at(calibration.thresholds[-1])
-        threshold = calibration.threshold_for(max(DEFAULT_FALSE_MATCH_RATE / looks, smallest))
+        threshold = calibration.default_threshold(looks)
     elif threshold is None:
         assert rate is not None
         try:
