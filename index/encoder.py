@@ -158,6 +158,8 @@ def _open(
     """A session that has run once on the provider that was asked for, or on the best that works."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    # Threads that wait by spinning take the processors from those that decode the next images.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _FATAL_ONLY  # what goes wrong is raised, and says more there
     if provider == "cuda" or (provider == "auto" and count_cuda_devices()):
         try:
