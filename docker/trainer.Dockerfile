@@ -1,6 +1,6 @@
 # Training on an NVIDIA GPU. From the repository's root:
 #   docker build -f docker/trainer.Dockerfile -t kindred-trainer .
-#   docker run --rm --gpus all --shm-size 8g -v kindred_runs:/runs -v ~/Pictures:/pictures:ro \
+#   docker run --rm --gpus all -v kindred_runs:/runs -v ~/Pictures:/pictures:ro \
 #       kindred-trainer pretrain --data /pictures --out /runs/first
 # PyTorch brings its own CUDA libraries: the host needs the driver and the NVIDIA container toolkit.
 

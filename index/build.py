@@ -33,6 +33,9 @@ from index.records import Known
 from index.transactions import Transaction
 
 _LARGEST_COMMIT: Final = 512
+_PROCESSORS: Final = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Settings:
     images of more than ``max_pixels`` are left out.
     """
 
-    workers: int = len(os.sched_getaffinity(0))
+    workers: int = _PROCESSORS
     batch_size: int = 32
     max_pixels: int = image.DEFAULT_MAX_PIXELS
 

@@ -45,9 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (KindredError, Refused) as error:
+    except (KindredError, Refused, OSError) as error:
         print(f"kindred-index: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:  # the second one, or one outside of a job
+        print("kindred-index: stopped at once", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -436,12 +436,13 @@ class Catalog:
             # Writers wait for this transaction, and then find that the collection has gone.
             folder.rename(remains)
             sync_folder(self._folder)
-        shutil.rmtree(remains)
+        shutil.rmtree(remains, ignore_errors=True)  # what is left is removed another time
 
     def _make(self, folder: Path, encoder: Encoder) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(self._folder, ".*")
+            for pattern in (".created-*", ".deleted-*"):
+                remove_abandoned(self._folder, pattern)
             draft = self._folder / f".created-{uuid.uuid4().hex}"
             draft.mkdir()
             (draft / "blobs").mkdir()

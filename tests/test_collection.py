@@ -630,6 +630,21 @@ def test_a_name_that_is_not_allowed_is_refused(
             refuse()
 
 
+def test_what_killed_processes_left_of_collections_is_removed_in_time(
+    catalog: Catalog, encoder: Encoder, tmp_path: Path
+) -> None:
+    """And nothing else: hidden folders of other programs are none of our business."""
+    left = [".created-1", ".deleted-2", ".created-young", ".other"]
+    for name in left:
+        (tmp_path / "collections" / name).mkdir(parents=True)
+        if name != ".created-young":
+            os.utime(tmp_path / "collections" / name, (0, 0))
+    catalog.create("pictures", encoder).close()
+    assert catalog.names() == ["pictures"]
+    there = sorted(path.name for path in (tmp_path / "collections").iterdir())
+    assert there == [".created-young", ".other", "pictures"]
+
+
 def test_what_is_not_there_cannot_be_opened(catalog: Catalog, encoder: Encoder) -> None:
     assert catalog.names() == []
     assert not catalog.exists("pictures")

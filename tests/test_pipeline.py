@@ -43,14 +43,14 @@ def test_pretrain_export_index_serve_search(tmp_path: Path) -> None:
     place = ("--collection", "trip", "--data", data)
     run("index.cli", "build", pictures, "--encoder", encoder, *place)
 
-    photograph = pictures / "beach" / "beach0.jpg"
+    photograph = pictures / "beach" / "beach1.jpg"
     with serving.process(data, encoder) as service, Client(base_url=service.address) as client:
         answer = client.post(
             "/v1/collections/trip/search/file",
             files={"file": photograph.read_bytes()},
             data={"top_k": "3"},
         ).json()
-        assert answer["results"][0]["id"] == "beach/beach0.jpg"
+        assert answer["results"][0]["id"] == "beach/beach1.jpg"
         assert answer["results"][0]["score"] == pytest.approx(1.0, abs=1e-5)
         assert answer["results"][0]["metadata"] == {"label": "beach"}
         thumbnail = client.get(answer["results"][0]["thumbnail_url"])
@@ -60,13 +60,13 @@ def test_pretrain_export_index_serve_search(tmp_path: Path) -> None:
             "/v1/collections/trip/duplicates/check/file", files={"file": photograph.read_bytes()}
         ).json()
         assert (copies["matches"][0]["id"], copies["matches"][0]["tier"]) == (
-            "beach/beach0.jpg",
+            "beach/beach1.jpg",
             "exact",
         )
 
         vectors = client.post("/v1/embed/file", files={"file": photograph.read_bytes()}).json()
     with Catalog(data).open("trip") as collection:
-        indexed = collection.vectors("beach/beach0.jpg")
+        indexed = collection.vectors("beach/beach1.jpg")
     # Not nearly the same: the indexer and the service share every step.
     np.testing.assert_array_equal(np.float32(vectors["embedding"]), indexed.embedding[0])
     np.testing.assert_array_equal(np.float32(vectors["descriptor"]), indexed.descriptor[0])

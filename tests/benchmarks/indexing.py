@@ -6,7 +6,8 @@
 The first prints images per second of decoding alone, of encoding alone and of ``kindred-index
 build`` as a whole, in one run with the same threads. Decoding and encoding share the processors,
 so the whole cannot reach the slower of the two where both keep every processor busy; the row
-``both stages`` is what it could reach at best.
+``both stages`` is what it could reach at best. Processor time, beside it, is what a stage costs
+however busy the machine is with other things.
 
 The second kills the command with SIGKILL at five random moments, lets it finish, and compares the
 collection with one that was made without interruption.
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,37 +76,68 @@ def measure(options: argparse.Namespace, data: Path) -> int:
     )
     pixels, decoding = time_decoding(options, encoder)
     encoding = time_encoding(pixels, options, encoder)
+    both = Cost(
+        seconds=decoding.seconds + encoding.seconds,
+        processor_seconds=decoding.processor_seconds + encoding.processor_seconds,
+    )
     count = len(pixels)
     del pixels
     settings = Settings(options.workers, options.batch_size)
     with Catalog(data).create("benchmark", encoder) as collection:
-        report = build(options.source, collection, encoder, settings=settings)
-        again = build(options.source, collection, encoder, settings=settings)
-    whole = report.progress.done / report.seconds
-    slowest = min(decoding, encoding)
-    both = 1 / (1 / decoding + 1 / encoding)
+        with Watch() as whole:
+            report = build(options.source, collection, encoder, settings=settings)
+        with Watch() as again:
+            build(options.source, collection, encoder, settings=settings)
     print(
-        f"{count:,} images, {encoder.metadata.backbone} at {encoder.fit.size} px on "
-        f"{encoder.provider}, {options.workers} decoding and {options.threads} encoding threads "
+        f"{report.progress.added:,} images, {encoder.metadata.backbone} at {encoder.fit.size} px "
+        f"on {encoder.provider}, {options.workers} decoding and {options.threads} encoding threads "
         f"on {len(os.sched_getaffinity(0))} processors, batches of {options.batch_size}\n"
     )
-    for name, rate in [
+    print(f"{'':45} {'images/s':>10} {'processor ms/image':>20}")
+    for name, cost in [
         ("read and decode alone", decoding),
         ("encode alone", encoding),
         ("both stages on the same processors, at best", both),
-        ("end to end", whole),
-        ("end to end, nothing changed", again.progress.done / again.seconds),
+        ("end to end", whole.cost),
+        ("end to end, nothing changed", again.cost),
     ]:
-        print(f"{name:45} {rate:9.1f} images/s")
-    print(f"{'end to end / slowest stage alone':45} {whole / slowest:9.2f}")
-    print(f"{'end to end / both stages at best':45} {whole / both:9.2f}")
+        rate, spent = count / cost.seconds, 1000 * cost.processor_seconds / count
+        print(f"{name:45} {rate:10.1f} {spent:20.2f}")
+    slowest = max(decoding.seconds, encoding.seconds)
+    extra = whole.cost.processor_seconds / both.processor_seconds
+    print(f"{'end to end / slowest stage alone':45} {slowest / whole.cost.seconds:10.2f}")
+    print(
+        f"{'end to end / both at best':45} {both.seconds / whole.cost.seconds:10.2f} {extra:20.2f}"
+    )
     return 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some work took: by the clock, and of the processors."""
+
+    seconds: float
+    processor_seconds: float
+
+
+class Watch:
+    """Measures the block that it is entered for; ``cost`` is there afterwards."""
+
+    cost: Cost
+
+    def __enter__(self) -> Watch:
+        self._started = time.perf_counter(), time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        clock, processor = self._started
+        self.cost = Cost(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def time_decoding(
     options: argparse.Namespace, encoder: Encoder
-) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], float]:
-    """All pixels, (N, S, S, 3), and how many images a second became pixels."""
+) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Cost]:
+    """All pixels, (N, S, S, 3), and what it took to get them."""
 
     def decode(item: sources.SourceItem) -> Picture | None:
         try:
@@ -112,26 +145,24 @@ def time_decoding(
         except (ImageError, SourceError):
             return None
 
-    started = time.perf_counter()
-    with ThreadPoolExecutor(options.workers) as pool:
+    with Watch() as watch, ThreadPoolExecutor(options.workers) as pool:
         pictures = [
             picture.pixels
             for chunk in chunks(sources.scan(options.source), 8 * options.batch_size)
             for picture in pool.map(decode, chunk)
             if picture is not None
         ]
-    seconds = time.perf_counter() - started
-    return np.stack(pictures), len(pictures) / seconds
+    return np.stack(pictures), watch.cost
 
 
 def time_encoding(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], options: argparse.Namespace, encoder: Encoder
-) -> float:
-    """How many images a second become vectors."""
-    started = time.perf_counter()
-    for start in range(0, len(pixels), options.batch_size):
-        encoder.encode(pixels[start : start + options.batch_size])
-    return len(pixels) / (time.perf_counter() - started)
+) -> Cost:
+    """What it took to turn all pixels into vectors."""
+    with Watch() as watch:
+        for start in range(0, len(pixels), options.batch_size):
+            encoder.encode(pixels[start : start + options.batch_size])
+    return watch.cost
 
 
 def chunks(items: Iterator[sources.SourceItem], size: int) -> Iterator[list[sources.SourceItem]]:
@@ -145,29 +176,26 @@ def chunks(items: Iterator[sources.SourceItem], size: int) -> Iterator[list[sour
 
 def kill(options: argparse.Namespace, data: Path) -> int:
     """Kill at random moments; returns 1 if anything differs at the end."""
-    moments = random.Random(options.seed)
+    chance = random.Random(options.seed)
     encoder = Encoder(options.encoder, provider=options.provider)
-    started = time.perf_counter()
+    catalog = Catalog(data)
     run_command(options, data, "whole").communicate()
-    duration = time.perf_counter() - started
-    print(f"without interruption: {duration:.1f} s")
+    with catalog.open("whole") as whole:
+        total = whole.count()["present"]
     before: set[tuple[str, str]] = set()
     failures = 0
-    for number in range(1, _KILLS + 1):
+    for number, moment in enumerate(sorted(chance.uniform(0.0, 0.95) for _ in range(_KILLS)), 1):
         process = run_command(options, data, "killed")
-        try:
-            process.wait(moments.uniform(0.02, 0.98) * duration / _KILLS)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
+        while process.poll() is None and stored(catalog, "killed") < moment * total:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.2))
+        process.send_signal(signal.SIGKILL)
         process.communicate()
-        if not Catalog(data).exists("killed"):
-            print(f"kill {number}: before there was a collection")
-            continue
-        with Catalog(data).open("killed", encoder) as collection:
+        with catalog.open("killed", encoder) as collection:
             now = contents(collection)
             problems = collection.verify().problems
         lost = len(before - now)
-        failures += lost + len(problems)
+        failures += lost + len(problems) + (process.returncode != -signal.SIGKILL)
         print(
             f"kill {number}: status {process.returncode}, {len(now):,} images stored, {lost} of "
             f"those before lost, verify: {'; '.join(problems) or 'all of it agrees'}"
@@ -177,8 +205,8 @@ def kill(options: argparse.Namespace, data: Path) -> int:
     report = json.loads(output.splitlines()[-1])
     print(f"then to the end: {report['unchanged']:,} unchanged, {report['added']:,} added")
     with (
-        Catalog(data).open("killed", encoder) as killed,
-        Catalog(data).open("whole", encoder) as whole,
+        catalog.open("killed", encoder) as killed,
+        catalog.open("whole", encoder) as whole,
     ):
         mine, theirs = contents(killed), contents(whole)
         difference = 0.0
@@ -198,6 +226,14 @@ def kill(options: argparse.Namespace, data: Path) -> int:
     )
     print("nothing lost" if not failures else f"{failures} FAILURES")
     return 1 if failures else 0
+
+
+def stored(catalog: Catalog, name: str) -> int:
+    """How many images another process has stored so far."""
+    if not catalog.exists(name):
+        return 0
+    with catalog.open(name) as collection:
+        return collection.count()["present"]
 
 
 def contents(collection: Collection) -> set[tuple[str, str]]:
