@@ -130,12 +130,7 @@ class OpenCollections:
 
     def _alive(self, name: str) -> Collection | None:
         collection = self._open.get(name)
-        if collection is not None:
-            try:
-                collection.store.check_alive()
-            except CollectionNotFound:
-                return None
-        return collection
+        return None if collection is None or collection.is_deleted() else collection
 
     def _forget(self, name: str) -> None:
         """Let go of a collection that is not there any more; requests in flight find it gone."""
