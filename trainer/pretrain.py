@@ -161,7 +161,7 @@ def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]
     if len(images) < settings.batch_size:
         raise DataError(
             f"{settings.data} has {len(images)} readable images, "
-            f"expected at least one batch of {settings.batch_size}"
+            f"expected at least one batch of {settings.batch_size}; see --batch-size"
         )
     if not settings.eval_data:
         return images, None
