@@ -41,7 +41,7 @@ WHITENING_POWER = 0.5
 
 BACKGROUND_IMAGES = 4096
 CALIBRATION_QUERIES = 2_000
-CALIBRATION_OTHERS = 20_000
+CALIBRATION_IMAGES = 20_000
 LEAST_FALSE_MATCHES = 10
 """A false match rate is stated only where so many of the measured pairs are behind it."""
 
@@ -219,15 +219,14 @@ def compare(encoder: Encoder, served: Served, pixels: NDArray[np.uint8]) -> floa
 def calibrate(encoding: Encoding) -> Calibration:
     """The false match rates of copy scores, on pairs of different images.
 
-    Some images query the others; a pair whose vectors are all but equal is taken for the same
-    picture twice and left out. Rates go down by half decades as far as the pairs can tell.
+    Images query all of them; a pair whose vectors are all but equal is taken for the same picture
+    and left out. Rates go down by half decades as far as the pairs can tell.
     """
-    queries = min(CALIBRATION_QUERIES, len(encoding) // 2)
+    queries = min(CALIBRATION_QUERIES, len(encoding))
     scores = []
-    others = encoding.descriptor[queries:]
     for row in range(0, queries, 256):
         rows = slice(row, min(row + 256, queries))
-        cosine = encoding.descriptor[rows] @ others.T
+        cosine = encoding.descriptor[rows] @ encoding.descriptor.T
         score = cosine - encoding.descriptor_offset[rows, None]
         scores.append(score[cosine < 0.9999])
     ordered = np.sort(np.concatenate(scores))
@@ -235,7 +234,8 @@ def calibrate(encoding: Encoding) -> Calibration:
     rates, thresholds = [1.0], [float(ordered[0])]
     decades = math.log10(pairs / LEAST_FALSE_MATCHES)
     for half in range(1, int(2 * decades) + 1):
-        threshold = float(ordered[-round(pairs * 10 ** (-half / 2))])
+        # Rounded down, so that a threshold for 0.001 has a rate of at most 0.001.
+        threshold = float(ordered[-int(pairs * 10 ** (-half / 2))])
         rate = (pairs - int(np.searchsorted(ordered, threshold, "left"))) / pairs
         if rate < rates[-1]:
             rates.append(rate)
@@ -253,7 +253,7 @@ def _write(model: onnx.ModelProto, metadata: Metadata, path: Path) -> None:
 
 def _sample(images: Images, trained: PretrainSettings) -> NDArray[np.uint8]:
     """Training images at the encoder's size, in random but repeatable order, uint8 (N, S, S, 3)."""
-    wanted = BACKGROUND_IMAGES + CALIBRATION_QUERIES + CALIBRATION_OTHERS
+    wanted = BACKGROUND_IMAGES + CALIBRATION_IMAGES
     rows = np.random.default_rng(trained.seed).permutation(len(images))[:wanted]
     fit = Fit(trained.image_size)
     return np.stack([fit_pixels(images.pixels[row], fit) for row in rows])
