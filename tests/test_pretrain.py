@@ -105,7 +105,10 @@ def test_killed_run_goes_on_from_its_last_checkpoint(
         time.sleep(0.1)
     process.kill()
     process.wait()
+    with (Path(killed) / "log.jsonl").open("a") as file:
+        file.write('{"step": 900, "loss": 1.0}\n{"step": 90')  # beyond the checkpoint, and cut off
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+    assert [line["step"] for line in log(killed)] == list(range(1, 10))
     whole, parts = weights(settings.out), weights(killed)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 

@@ -66,6 +66,16 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
+def trim_log(run: Path, step: int) -> None:
+    """Drop what a killed process logged after its last checkpoint: those steps come again."""
+    path = run / LOG
+    if path.exists():
+        lines = path.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("}\n")]  # the last may be cut off
+        kept = [line for line in whole if step and json.loads(line)["step"] <= step]
+        path.write_text("".join(kept))
+
+
 def append_log(run: Path, record: dict[str, Any]) -> None:
     """Add one line of JSON to the run's log."""
     with open(run / LOG, "a") as file:

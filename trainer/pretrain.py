@@ -60,6 +60,7 @@ def pretrain(settings: PretrainSettings) -> Images:
         optimizer.load_state_dict(state["optimizer"])
         step, seconds_before = state["step"], state["seconds"]
         print(f"going on at step {step} of {run}")
+    checkpoint.trim_log(run, step)
 
     steps_per_epoch = len(images) // settings.batch_size
     total_steps = settings.epochs * steps_per_epoch
@@ -127,8 +128,9 @@ def pretrain(settings: PretrainSettings) -> Images:
             step += 1
 
             now = time.monotonic()
-            seconds = seconds_before + now - started
-            record({"loss": value, "learning_rate": rate, "seconds": seconds})
+            seconds = now - started
+            total_seconds = seconds_before + seconds
+            record({"loss": value, "learning_rate": rate, "seconds": total_seconds})
             bar.update()
             bar.set_postfix(loss=f"{value:.3f}", epoch=f"{step / steps_per_epoch:.2f}")
             if step % eval_steps == 0 or step == total_steps:
@@ -140,7 +142,7 @@ def pretrain(settings: PretrainSettings) -> Images:
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
-                    "seconds": seconds,
+                    "seconds": total_seconds,
                 }
                 checkpoint.save_checkpoint(run, state)
                 saved = now

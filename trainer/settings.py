@@ -45,7 +45,7 @@ class PretrainSettings:
     epochs: int = setting(100, "passes over the images")
     max_minutes: float | None = setting(
         None,
-        "stop after so many minutes of training; the same command goes on",
+        "stop this call after so many minutes of training; the same command goes on",
         changes_numbers=False,
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
