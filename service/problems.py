@@ -167,6 +167,18 @@ def invalid(field: str, message: str, *, found: Any = None) -> NoReturn:
     )
 
 
+IMAGE_SENT: Final = (
+    BAD_REQUEST,
+    TOO_LARGE,
+    UNKNOWN_FORMAT,
+    MEDIA,
+    INVALID,
+    UNREADABLE,
+    OVERLOADED,
+)
+"""What can be wrong wherever an image is sent to be encoded."""
+
+
 def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems, for OpenAPI."""
     by_status: dict[int | str, dict[str, Any]] = {}

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from index.encoder import Encoder
 from index.errors import DataError
 from trainer import metrics
-from trainer.data import Images, load_images
+from trainer.data import load_images
 from trainer.settings import setting
-from trainer.views import ViewSettings, make_views
+from trainer.views import edited
 
 KNN_NEIGHBOURS = 200
 KNN_TEMPERATURE = 0.07
@@ -108,7 +108,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     with tempfile.TemporaryDirectory() as cache:
         images = load_images(settings.data, encoder.fit, Path(cache, "data"))
         vectors = _encode(encoder, images.pixels, "encoding")
-        views = [_encode(encoder, _views(images, seed), "encoding views") for seed in (0, 1)]
+        views = [_encode(encoder, edited(images.pixels, seed), "encoding views") for seed in (0, 1)]
         skipped = images.skipped
         banks: list[tuple[Tensor, NDArray[np.str_]] | None] = [None, None]
         if settings.bank:
@@ -167,15 +167,3 @@ def _encode(encoder: Encoder, pixels: NDArray[np.uint8], what: str) -> tuple[Ten
         torch.from_numpy(np.concatenate([part.embedding for part in parts])),
         torch.from_numpy(np.concatenate([part.descriptor for part in parts])),
     )
-
-
-def _views(images: Images, seed: int) -> NDArray[np.uint8]:
-    """One random view of each image by the paper's augmentations, uint8 (N, S, S, 3)."""
-    generator = torch.Generator().manual_seed(seed)
-    settings = ViewSettings.published(images.pixels.shape[1])
-    parts = []
-    for start in range(0, len(images), 512):
-        batch = torch.from_numpy(images.pixels[start : start + 512]).permute(0, 3, 1, 2)
-        views = make_views(batch, settings, generator)
-        parts.append((views.permute(0, 2, 3, 1) * 255).round().byte().numpy())
-    return np.concatenate(parts)

@@ -162,22 +162,19 @@ def export(settings: ExportSettings) -> Export:
         if settings.int8:
             small = Path(folder, "int8.onnx")
             quantise.quantise(draft, small, pixels[:512])
-            _write(
-                onnx.load(small),
-                Metadata(**common, precision="int8", calibration=unmeasured),
-                small,
-            )
-            comparison = quantise.compare(encoder, Encoder(small), pixels[:4000])
+            model, draft = onnx.load(small), small
+            _write(model, Metadata(**common, precision="int8", calibration=unmeasured), draft)
+            int8 = Encoder(draft)
+            comparison = quantise.compare(encoder, int8, pixels[:4000])
             print(comparison.sentence())
             if comparison.loss > settings.max_int8_loss:
                 raise ExportRefused(
                     f"int8 costs {comparison.loss:.4f} of recall@1, "
                     f"expected at most {settings.max_int8_loss}"
                 )
-            draft, model, encoder = small, onnx.load(small), Encoder(small)
+            encoder = int8
         calibration = calibrate(encoder.encode(pixels[background:]))
-        common["precision"] = "int8" if settings.int8 else "fp32"
-        _write(model, Metadata(**common, calibration=calibration), draft)
+        _write(model, encoder.metadata.model_copy(update={"calibration": calibration}), draft)
         final = Encoder(draft)
         os.replace(draft, out)
     return Export(str(out), final.sha256, out.stat().st_size / 1e6, cosine, comparison)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -21,7 +20,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from index.encoder import Encoder
-from trainer.views import ViewSettings, make_views
+from trainer.views import edited
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,8 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
 
 def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparison:
     """Recall@1 and speed of both, on the same images and views, timed in turn."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    views = make_views(images, ViewSettings.published(pixels.shape[1]), generator)
-    edited = (views.permute(0, 2, 3, 1) * 255).round().byte().numpy()
-    recalls = [_recall_at_1(encoder, pixels, edited) for encoder in (fp32, int8)]
+    queries = edited(pixels, seed=0)
+    recalls = [_recall_at_1(encoder, pixels, queries) for encoder in (fp32, int8)]
     seconds: tuple[list[float], list[float]] = ([], [])
     timed = pixels[: 8 * fp32.batch_size]
     for _ in range(5):
@@ -96,8 +92,8 @@ def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparis
     return Comparison(len(pixels), recalls[0], recalls[1], speeds[0], speeds[1])
 
 
-def _recall_at_1(encoder: Encoder, pixels: NDArray[np.uint8], edited: NDArray[np.uint8]) -> float:
-    originals, queries = encoder.encode(pixels), encoder.encode(edited)
+def _recall_at_1(encoder: Encoder, pixels: NDArray[np.uint8], views: NDArray[np.uint8]) -> float:
+    originals, queries = encoder.encode(pixels), encoder.encode(views)
     own = np.arange(len(pixels))
     return min(
         float(((queries.embedding @ originals.embedding.T).argmax(1) == own).mean()),

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -94,6 +96,18 @@ def make_views(images_NCHW: Tensor, settings: ViewSettings, generator: torch.Gen
         sigmas_N = draw.uniform(*settings.blur_sigma)
         x = blur(x, sigmas_N, draw.chance(settings.blur_probability))
     return x
+
+
+def edited(pixels_NSSC: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    """One view of each picture by the paper's augmentations, as pixels: uint8 (N, S, S, 3)."""
+    generator = torch.Generator().manual_seed(seed)
+    settings = ViewSettings.published(pixels_NSSC.shape[1])
+    parts = []
+    for start in range(0, len(pixels_NSSC), 512):
+        batch = torch.from_numpy(pixels_NSSC[start : start + 512]).permute(0, 3, 1, 2)
+        views = make_views(batch, settings, generator)
+        parts.append((views.permute(0, 2, 3, 1) * 255).round().byte().numpy())
+    return np.concatenate(parts)
 
 
 class _Draw:

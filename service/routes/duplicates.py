@@ -29,19 +29,13 @@ from service.uploads import expects_form, expects_json
 router = APIRouter(tags=["duplicates"])
 
 _CHECK_PROBLEMS = problems.documented(
-    problems.BAD_REQUEST,
+    *problems.IMAGE_SENT,
     problems.NO_COLLECTION,
     problems.NO_IMAGE,
     problems.NO_SOURCE,
     problems.MISMATCH,
     problems.UNREADABLE_SOURCE,
-    problems.TOO_LARGE,
-    problems.UNKNOWN_FORMAT,
-    problems.MEDIA,
-    problems.INVALID,
-    problems.UNREADABLE,
     problems.UNAVAILABLE_OPTION,
-    problems.OVERLOADED,
 )
 
 

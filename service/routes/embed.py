@@ -14,16 +14,7 @@ from service.requests import MAX_EMBED_IMAGES, EmbedForm, EmbedRequest, ImageQue
 from service.state import Service, ServiceState
 from service.uploads import base64_bytes, expects_form, expects_json, file_bytes
 
-_PROBLEMS = problems.documented(
-    problems.BAD_REQUEST,
-    problems.TOO_LARGE,
-    problems.UNKNOWN_FORMAT,
-    problems.MEDIA,
-    problems.INVALID,
-    problems.UNREADABLE,
-    problems.UNAVAILABLE_OPTION,
-    problems.OVERLOADED,
-)
+_PROBLEMS = problems.documented(*problems.IMAGE_SENT, problems.UNAVAILABLE_OPTION)
 router = APIRouter(tags=["embed"], responses=_PROBLEMS)
 
 

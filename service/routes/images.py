@@ -96,15 +96,9 @@ def _tags(if_none_match: str) -> set[str]:
     responses={
         201: {"model": ImageAnswer, "description": "It is new."},
         **problems.documented(
-            problems.BAD_REQUEST,
+            *problems.IMAGE_SENT,
             problems.NO_COLLECTION,
             problems.MISMATCH,
-            problems.TOO_LARGE,
-            problems.UNKNOWN_FORMAT,
-            problems.MEDIA,
-            problems.INVALID,
-            problems.UNREADABLE,
-            problems.OVERLOADED,
         ),
     },
     dependencies=[Depends(expects_form)],

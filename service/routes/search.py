@@ -20,17 +20,11 @@ from service.state import OpenCollection, ServiceState
 from service.uploads import expects_form, expects_json
 
 _PROBLEMS = problems.documented(
-    problems.BAD_REQUEST,
+    *problems.IMAGE_SENT,
     problems.NO_COLLECTION,
     problems.NO_IMAGE,
     problems.MISMATCH,
-    problems.TOO_LARGE,
-    problems.UNKNOWN_FORMAT,
-    problems.MEDIA,
-    problems.INVALID,
-    problems.UNREADABLE,
     problems.UNAVAILABLE_OPTION,
-    problems.OVERLOADED,
 )
 router = APIRouter(tags=["search"], responses=_PROBLEMS)
 
