@@ -110,10 +110,11 @@ def build(
 
     Ids are the source's own, each with ``prefix`` before it. New and changed images are encoded,
     those that are no longer there are marked gone, those that cannot be read are left out and
-    reported. When ``stop`` is set, the batch in flight is finished and the job ends.
+    reported. So is a damaged shard, after what could be read of it; of what came from it before,
+    nothing is marked gone. When ``stop`` is set, the batch in flight is finished and the job ends.
 
     Raises:
-        SourceNotFound, SourceUnreadable: of the source itself; finished batches are kept.
+        SourceNotFound, SourceUnreadable: of the source as a whole; finished batches are kept.
         CollectionLocked: another job works on this collection.
         EncoderMismatch: the collection was made with another encoder.
     """
@@ -131,7 +132,7 @@ def build(
             max_pixels=settings.max_pixels,
         )
         outcomes = comparison.outcomes(stop, ahead=2 * settings.batch_size + settings.workers)
-        total = Progress(total=sources.count(source))
+        total = Progress(total=sources.count(source, past_damage=True))
         writer = _Writer(collection, encoder, comparison.root, settings.batch_size, total, progress)
         with closing(writer), closing(outcomes):
             try:
@@ -171,6 +172,7 @@ class _Writer:
         self._waiting: list[Outcome] = []
         self._to_encode = 0  # of those that are waiting
         self._seen = bytearray()  # by key: 1 where this job has met the item
+        self._damaged: list[str] = []  # what the locators of damaged shards' items begin with
         self._list: TextIO | None = None
 
     def close(self) -> None:
@@ -198,7 +200,7 @@ class _Writer:
     def mark_gone(self) -> None:
         """Mark what came from this source before, and was not met this time."""
         with self._collection.store.write() as transaction:
-            known = transaction.keys_of_root(self._root)
+            known = transaction.keys_of_root(self._root, besides=self._damaged)
             keys = [key for key in known if not self._has_seen(key)]
             if keys:
                 transaction.mark_gone(keys)
@@ -251,6 +253,8 @@ class _Writer:
         for outcome in settled:
             if isinstance(outcome, LeaveOut):
                 self._list_as_left_out(outcome)
+            if outcome.item.damage is not None:
+                self._damaged.append(outcome.item.locator.rpartition("#")[0] + "#")
         now = self.progress
         self.progress = replace(
             now,

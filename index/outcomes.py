@@ -125,7 +125,7 @@ class Comparison:
             pool.shutdown(cancel_futures=True)
 
     def _compared(self) -> Iterator[Outcome]:
-        items = sources.scan(self._source)
+        items = sources.scan(self._source, past_damage=True)
         while chunk := list(islice(items, _ITEMS_AT_A_TIME)):
             with self._store.read() as snapshot:
                 outcomes = [self._compare(item, snapshot) for item in chunk]

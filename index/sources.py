@@ -16,9 +16,10 @@ import os
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
@@ -42,6 +43,9 @@ class SourceItem:
 
     ``label`` is the name of its class where the source states one. An item of a Parquet file
     holds its bytes, since the scan had to pass over them: keep locators, not items.
+
+    ``damage`` says why the rest of a shard could not be read, where the item is no image but
+    stands for that rest; see ``scan``.
     """
 
     id: str
@@ -49,6 +53,7 @@ class SourceItem:
     size_bytes: int
     mtime_ns: int
     label: str | None = None
+    damage: str | None = None
     _data: bytes | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> bytes:
@@ -58,10 +63,12 @@ class SourceItem:
             SourceNotFound: it has gone since the scan.
             SourceUnreadable: it cannot be read, is empty, or is refused.
         """
+        if self.damage is not None:
+            raise SourceUnreadable(self.damage)
         return read(self.locator) if self._data is None else self._data
 
 
-def scan(source: str | Path) -> Iterator[SourceItem]:
+def scan(source: str | Path, *, past_damage: bool = False) -> Iterator[SourceItem]:
     """Every image of a source, lazily and in a fixed order.
 
     - A folder: each file with an image suffix, at any depth, hidden ones left out; the id is its
@@ -72,6 +79,10 @@ def scan(source: str | Path) -> Iterator[SourceItem]:
       with the same name up to the first dot are one sample, labelled by its ``.cls`` or
       ``.json``; the id is ``<file>/<member>``.
 
+    With ``past_damage`` a damaged Parquet file or tar shard does not end the scan: it gives what
+    could be read of it, then an item of the file's name that stands for the rest, with ``damage``.
+    Only a source that is one such file, with nothing to be read, is refused all the same.
+
     Raises:
         SourceNotFound: there is no such folder or file.
         SourceUnreadable: a folder, a Parquet file or a shard is damaged or of another kind.
@@ -80,17 +91,30 @@ def scan(source: str | Path) -> Iterator[SourceItem]:
     if kind == "file":
         return _scan_folder(root)
     scan_shard = _scan_parquet if kind == "parquet" else _scan_tar
+    if past_damage:
+        scan_shard = partial(_scan_past_damage, scan_shard, kind, shards == [root])
     return (item for shard in shards for item in scan_shard(shard))
 
 
-def count(source: str | Path) -> int:
-    """How many items a scan would give; reads names and headers, never image bytes."""
+def count(source: str | Path, *, past_damage: bool = False) -> int:
+    """How many items a scan would give; reads names and headers, never image bytes.
+
+    Past damage it can only tell how many a damaged file states, or how many come before.
+    """
     kind, root, shards = _recognise(source)
     if kind == "file":
         return sum(1 for _ in _walk(root))
-    if kind == "parquet":
-        return sum(_count_rows(shard) for shard in shards)
-    return sum(1 for shard in shards for member in _members(shard) if _is_picture(member.name))
+    count_shard = _count_rows if kind == "parquet" else _count_pictures
+    total = 0
+    for shard in shards:
+        try:
+            for number in count_shard(shard):
+                total += number
+        except SourceError:
+            if not past_damage or (shards == [root] and not total):
+                raise
+            total += 1
+    return total
 
 
 def locator_prefix(source: str | Path) -> str:
@@ -146,6 +170,28 @@ def _recognise(source: str | Path) -> tuple[Kind, Path, list[Path]]:
     return kinds[0], root, shards[kinds[0]]
 
 
+def _scan_past_damage(
+    scan_shard: Callable[[Path], Iterator[SourceItem]], kind: Kind, alone: bool, shard: Path
+) -> Iterator[SourceItem]:
+    given = 0
+    try:
+        for item in scan_shard(shard):
+            yield item
+            given += 1
+    except SourceError as error:
+        if alone and not given:
+            raise
+        size_bytes, mtime_ns = _size_and_time(shard)
+        yield SourceItem(
+            id=_escape(shard.name),
+            # Of a shard an empty span, which nothing else has, and which is refused.
+            locator=f"{kind}:{_escape(str(shard))}#{given if kind == 'parquet' else '0+0'}",
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            damage=str(error),
+        )
+
+
 def _is_picture(name: str) -> bool:
     base = PurePosixPath(name)
     return base.suffix.lower() in IMAGE_SUFFIXES and not base.name.startswith(".")
@@ -191,11 +237,7 @@ def _unescape(text: str) -> str:
 def _scan_folder(root: Path) -> Iterator[SourceItem]:
     for path in _walk(root):
         parts = path.relative_to(root).parts
-        try:
-            status = path.stat()
-            size_bytes, mtime_ns = status.st_size, status.st_mtime_ns
-        except OSError:  # a link to nowhere: an item all the same, so that reading it is reported
-            size_bytes, mtime_ns = 0, 0
+        size_bytes, mtime_ns = _size_and_time(path)
         yield SourceItem(
             id=_escape("/".join(parts)),
             locator=f"file:{_escape(str(path))}",
@@ -203,6 +245,15 @@ def _scan_folder(root: Path) -> Iterator[SourceItem]:
             mtime_ns=mtime_ns,
             label=_escape(parts[0]) if len(parts) > 1 else None,
         )
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and nanoseconds of the last change."""
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere: an item all the same, so that reading it is reported
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
@@ -293,9 +344,9 @@ def _read_row(path: Path, row: int) -> bytes:
     return bytes(data)
 
 
-def _count_rows(path: Path) -> int:
+def _count_rows(path: Path) -> Iterator[int]:
     with _reading(path), _open_parquet(path) as file:
-        return int(file.metadata.num_rows)
+        yield int(file.metadata.num_rows)
 
 
 def _open_parquet(path: Path) -> pq.ParquetFile:
@@ -352,18 +403,27 @@ def _scan_tar(path: Path) -> Iterator[SourceItem]:
                 )
 
 
+def _count_pictures(path: Path) -> Iterator[int]:
+    return (1 for member in _members(path) if _is_picture(member.name))
+
+
 def _samples(path: Path) -> Iterator[list[tarfile.TarInfo]]:
     """Neighbouring members whose names are equal up to the first dot of the last part."""
     sample: list[tarfile.TarInfo] = []
     sample_key = None
-    for member in _members(path):
-        folder, _, base = member.name.rpartition("/")
-        key = (folder, base.partition(".")[0])
-        if key != sample_key and sample:
+    try:
+        for member in _members(path):
+            folder, _, base = member.name.rpartition("/")
+            key = (folder, base.partition(".")[0])
+            if key != sample_key and sample:
+                yield sample
+                sample = []
+            sample.append(member)
+            sample_key = key
+    except SourceError:
+        if sample:  # what came before the damage is whole
             yield sample
-            sample = []
-        sample.append(member)
-        sample_key = key
+        raise
     if sample:
         yield sample
 
@@ -397,12 +457,13 @@ def _sample_label(path: Path, sample: list[tarfile.TarInfo]) -> str | None:
             continue
         if not _is_plain(member):
             continue
-        text = _read_span(path, member.offset_data, member.size).decode("utf-8", "replace").strip()
-        if suffix == ".cls" and text:
-            return text
         try:
+            data = _read_span(path, member.offset_data, member.size)
+            text = data.decode("utf-8", "replace").strip()
+            if suffix == ".cls" and text:
+                return text
             stated = json.loads(text) if suffix == ".json" else None
-        except ValueError:
+        except (SourceError, ValueError):
             continue
         label = stated.get("label") if isinstance(stated, dict) else None
         if isinstance(label, str | int):

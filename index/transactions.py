@@ -89,10 +89,15 @@ class Snapshot:
         *columns, metadata, reason, embedded = row
         return Known(*(*columns, json.loads(metadata), reason, bool(embedded)))
 
-    def keys_of_root(self, root: str) -> list[int]:
-        """Keys of everything that came with one source and is not gone."""
+    def keys_of_root(self, root: str, *, besides: Sequence[str] = ()) -> list[int]:
+        """Keys of everything that came with one source and is not gone.
+
+        Items whose locator begins with one of ``besides`` are left out.
+        """
         rows = self._connection.execute(
-            "SELECT key FROM items WHERE root = ? AND state != 'gone'", (root,)
+            "SELECT key FROM items WHERE root = ? AND state != 'gone' AND NOT EXISTS"
+            " (SELECT 1 FROM json_each(?) WHERE substr(source, 1, length(value)) = value)",
+            (root, json.dumps(list(besides))),
         )
         return [key for (key,) in rows]
 

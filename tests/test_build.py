@@ -341,10 +341,46 @@ def test_a_damaged_source_keeps_what_was_read_of_it(
             shard.addfile(member, io.BytesIO(jpeg(seed)))
     run(tmp_path / "shard.tar", collection, encoder)
     data = (tmp_path / "shard.tar").read_bytes()
-    later(tmp_path / "shard.tar", data[:512] + data[512:2000] + b"\xff" * (len(data) - 2000))
-    with pytest.raises(SourceUnreadable, match="damaged header"):
-        run(tmp_path / "shard.tar", collection, encoder)
-    assert "gone" not in states(collection).values()
+    half = len(data) // 2 // 512 * 512
+    later(tmp_path / "shard.tar", data[:half] + b"\xff" * (len(data) - half))
+    for _ in range(2):
+        report = run(tmp_path / "shard.tar", collection, encoder)
+        assert report.progress.left_out > 0
+        assert "damaged header" in reasons(report)["shard.tar"]
+        assert "gone" not in states(collection).values()
+        assert collection.get("shard.tar/0.jpg").state == "present"
+    later(tmp_path / "shard.tar", data)
+    assert counts(run(tmp_path / "shard.tar", collection, encoder))["gone"] == 1, "the mark itself"
+    assert collection.count()["present"] == 8
+
+
+def test_a_damaged_shard_does_not_keep_the_others_from_being_indexed(
+    tmp_path: Path, collection: Collection, encoder: Encoder
+) -> None:
+    """Nor what went away with another shard from being marked gone."""
+    source = tmp_path / "shards"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        rows = [{"bytes": jpeg(ord(name) + row), "path": None} for row in range(3)]
+        pq.write_table(pa.table({"image": rows}), source / f"{name}.parquet")
+    assert counts(run(source, collection, encoder)) == {"added": 9}
+    (source / "a.parquet").unlink()
+    later(source / "b.parquet", (source / "b.parquet").read_bytes()[:-100])  # cut off
+    report = run(source, collection, encoder)
+    assert counts(report) == {"unchanged": 3, "left_out": 1, "gone": 3}
+    assert "cannot be read" in reasons(report)["b.parquet"]
+    assert {id_ for id_, state in states(collection).items() if state == "gone"} == {
+        f"a.parquet/{row}" for row in range(3)
+    }
+    assert (report.progress.done, report.progress.total) == (4, 4)
+
+
+def test_a_source_that_is_one_file_with_nothing_to_read_is_refused(
+    tmp_path: Path, collection: Collection, encoder: Encoder
+) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but not really PAR1")
+    with pytest.raises(SourceUnreadable, match=r"a\.parquet cannot be read"):
+        run(tmp_path / "a.parquet", collection, encoder)
 
 
 def test_no_source_is_an_error(tmp_path: Path, collection: Collection, encoder: Encoder) -> None:

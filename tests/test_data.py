@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,12 +16,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.errors import DataError, SourceNotFound
+from index.errors import DataError, RunError, SourceNotFound
 from index.image import Fit, load
 from trainer import data
-from trainer.data import load_images
+from trainer.data import Images, load_images
 
 FIT = Fit(16)
+_PROJECT = Path(__file__).parent.parent
+
+
+def start(program: str, *arguments: Path) -> subprocess.Popen[str]:
+    """A process of its own that runs ``program``."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(_PROJECT)}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def status(program: str, *arguments: Path) -> int:
+    """The exit status of a process of its own that runs ``program``."""
+    with start(program, *arguments) as process:
+        return process.wait(60)
+
+
+def assert_equal(one: Images, other: Images) -> None:
+    np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert one.labels.tolist() == other.labels.tolist()
+    assert (one.digest, one.skipped) == (other.digest, other.skipped)
 
 
 @pytest.fixture
@@ -84,7 +107,6 @@ def test_interrupted_decoding_goes_on_where_it_was(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load_images(str(folder), FIT, tmp_path / "whole")
-    monkeypatch.setattr(data, "SAVE_EVERY", 3)
     decoded: list[int] = []
     interrupted_at = 5
 
@@ -97,15 +119,133 @@ def test_interrupted_decoding_goes_on_where_it_was(
     monkeypatch.setattr(data, "load", counting_load)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(folder), FIT, tmp_path / "cache", workers=1)
-    recorded = json.loads((tmp_path / "cache" / "progress.json").read_text())["seen"]
     decoded.clear()
     interrupted_at = -1
-    monkeypatch.setattr(data, "load", counting_load)
     again = load_images(str(folder), FIT, tmp_path / "cache", workers=1)
-    assert recorded == 3
-    assert len(decoded) == 5
-    np.testing.assert_array_equal(again.pixels, whole.pixels)
-    assert again.labels.tolist() == whole.labels.tolist()
+    assert len(decoded) == 3
+    assert_equal(again, whole)
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from trainer import data
+from index.image import Fit, load
+
+def dying_write(file, pixels, write=data._write):
+    if file.tell() >= 5 * pixels.nbytes:
+        file.write(b"half a row")
+        os._exit(9)
+    write(file, pixels)
+
+data.SAVE_EVERY, data._write = 3, dying_write
+data.load_images(sys.argv[1], Fit(16), Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_process_costs_what_came_after_its_last_record(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_images(str(folder), FIT, tmp_path / "whole")
+    assert status(_KILLED, folder, tmp_path / "cache") == 9
+    seen: list[int] = []
+
+    def counting_load(content: bytes, fit: Fit) -> object:
+        seen.append(len(content))
+        return load(content, fit)
+
+    monkeypatch.setattr(data, "load", counting_load)
+    again = load_images(str(folder), FIT, tmp_path / "cache")
+    assert len(seen) == 8 - 3
+    assert_equal(again, whole)
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+from trainer import data
+from index.errors import RunError
+from index.image import Fit
+
+# The largest file that this process may write: as if the disk were full after five images and a bit
+resource.setrlimit(resource.RLIMIT_FSIZE, (5 * 16 * 16 * 3 + 100,) * 2)
+try:
+    data.load_images(sys.argv[1], Fit(16), Path(sys.argv[2]), workers=1)
+except RunError as error:
+    assert "pixels.u8 could not be written (File too large); the same command" in str(error)
+    sys.exit(7)
+"""
+
+
+def test_a_full_disk_is_an_error_and_what_was_decoded_is_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_images(str(folder), FIT, tmp_path / "whole")
+    assert status(_FULL, folder, tmp_path / "cache") == 7
+    decoded: list[int] = []
+
+    def counting_load(content: bytes, fit: Fit) -> object:
+        decoded.append(len(content))
+        return load(content, fit)
+
+    monkeypatch.setattr(data, "load", counting_load)
+    assert_equal(load_images(str(folder), FIT, tmp_path / "cache"), whole)
+    assert len(decoded) == 3
+
+
+def test_a_disk_that_is_too_small_is_told_before_decoding(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=5_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match=r"needs 6 MB for decoded images, its disk has 5 MB left"):
+        load_images(str(folder), Fit(512), tmp_path / "cache")
+
+
+def test_a_cache_that_cannot_be_written_is_a_named_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(RunError, match=r"cache could not be written \(File exists\)"):
+        load_images(str(folder), FIT, tmp_path / "cache")
+
+
+_COUNTING = """
+import sys, time
+from pathlib import Path
+from trainer import data
+from index.image import Fit, load
+
+def counting_load(content, fit):
+    time.sleep(0.1)  # time for the other process to come
+    with open(sys.argv[3], "a") as file:
+        file.write("x")
+    return load(content, fit)
+
+data.load = counting_load
+print(data.load_images(sys.argv[1], Fit(16), Path(sys.argv[2]), workers=1).digest)
+"""
+
+
+def test_of_two_processes_with_one_cache_one_decodes_and_both_have_the_images(
+    folder: Path, tmp_path: Path
+) -> None:
+    both = [start(_COUNTING, folder, tmp_path / "cache", tmp_path / "decoded") for _ in range(2)]
+    digests = {process.communicate(timeout=60)[0].strip() for process in both}
+    assert [process.returncode for process in both] == [0, 0]
+    assert digests == {load_images(str(folder), FIT, tmp_path / "cache").digest}
+    assert (tmp_path / "decoded").read_text() == "x" * 8
+
+
+@pytest.mark.parametrize("damage", ["no pixels", "fewer pixels", "no JSON", "other JSON"])
+def test_a_damaged_cache_is_made_again(folder: Path, tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    expected = np.array(load_images(str(folder), FIT, cache).pixels)
+    if damage == "no pixels":
+        (cache / data.PIXELS).unlink()
+    elif damage == "fewer pixels":
+        os.truncate(cache / data.PIXELS, 1000)
+    else:
+        (cache / data.PROGRESS).write_text("{" if damage == "no JSON" else '{"seen": 8}')
+    np.testing.assert_array_equal(load_images(str(folder), FIT, cache).pixels, expected)
 
 
 def test_second_run_decodes_nothing_and_a_changed_source_is_noticed(
@@ -125,10 +265,77 @@ def test_second_run_decodes_nothing_and_a_changed_source_is_noticed(
     assert changed.digest != first.digest
 
 
+def test_the_pixels_of_a_process_stay_while_another_fills_the_cache_with_others(
+    folder: Path, tmp_path: Path, photographs: list[Path]
+) -> None:
+    first = load_images(str(folder), FIT, tmp_path / "cache")
+    before = first.pixels.copy()
+    shutil.copy(photographs[9], folder / "even" / "0.jpg")
+    load_images(str(folder), FIT, tmp_path / "cache")
+    np.testing.assert_array_equal(first.pixels, before)
+
+
+def test_the_digest_is_of_the_contents_wherever_they_lie(folder: Path, tmp_path: Path) -> None:
+    """Names, times and what could not be decoded do not count; order, contents and fit do."""
+    digest = load_images(str(folder), FIT, tmp_path / "a").digest
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(folder, moved, copy_function=shutil.copyfile)
+    (moved / "even" / "broken.jpg").write_text("no picture")
+    (moved / "even").rename(moved / "a")
+    assert load_images(str(moved), FIT, tmp_path / "b").digest == digest
+    (moved / "a").rename(moved / "z")  # after "odd"
+    assert load_images(str(moved), FIT, tmp_path / "c").digest != digest
+    assert load_images(str(folder), Fit(8), tmp_path / "d").digest != digest
+
+
+def test_a_damaged_shard_is_named_and_the_rest_is_used(
+    tmp_path: Path, photographs: list[Path]
+) -> None:
+    source = tmp_path / "shards"
+    source.mkdir()
+    for name, paths in (("a.tar", photographs[:3]), ("b.tar", photographs[3:6])):
+        with tarfile.open(source / name, "w") as shard:
+            for path in paths:
+                shard.add(path, path.name)
+    with open(source / "a.tar", "r+b") as file:
+        file.truncate(photographs[0].stat().st_size + 5000)
+    images = load_images(str(source), FIT, tmp_path / "cache")
+    used = [photographs[0], *photographs[3:6]]
+    expected = np.stack([load(path.read_bytes(), FIT).pixels for path in used])
+    np.testing.assert_array_equal(images.pixels, expected)
+    skipped = dict(images.skipped)
+    assert skipped.keys() == {f"a.tar/{photographs[1].name}", "a.tar"}
+    assert "cannot be read: unexpected end of data" in skipped["a.tar"]
+
+
 def test_nothing_to_learn_from_is_an_error_that_says_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(SourceNotFound):
         load_images(str(tmp_path / "nowhere"), FIT, tmp_path / "cache")
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "one.png").write_text("no picture")
-    with pytest.raises(DataError, match=r"found 1 images.*one\.png"):
-        load_images(str(tmp_path / "bad"), FIT, tmp_path / "cache")
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    with pytest.raises(DataError, match=r"found 0 images, .* expected at least 2$"):
+        load_images(str(bad), FIT, tmp_path / "cache")
+    (bad / "one.png").write_text("no picture")
+    with pytest.raises(DataError, match=r"found 1 images, of which 0 could .*: one\.png: .*JPEG"):
+        load_images(str(bad), FIT, tmp_path / "cache")
+
+
+def test_one_image_is_an_error(tmp_path: Path, photographs: list[Path]) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(photographs[0], tmp_path / "one")
+    with pytest.raises(DataError, match="of which 1 could be decoded, expected at least 2"):
+        load_images(str(tmp_path / "one"), FIT, tmp_path / "cache")
+
+
+def test_the_same_picture_many_times_is_an_error(tmp_path: Path, photographs: list[Path]) -> None:
+    """Whatever the files are called; one other picture, at any place, is enough."""
+    source = tmp_path / "same"
+    source.mkdir()
+    for number in range(5):
+        shutil.copy(photographs[0], source / f"{number}.jpg")
+    with pytest.raises(DataError, match="all 5 images looked at, of 5, are the same picture"):
+        load_images(str(source), FIT, tmp_path / "cache")
+    for number in range(5):
+        shutil.copy(photographs[1], source / f"{number}.jpg")
+        assert len(load_images(str(source), FIT, tmp_path / "cache")) == 5
+        shutil.copy(photographs[0], source / f"{number}.jpg")

@@ -390,7 +390,7 @@ def test_a_damaged_header_does_not_end_a_shard_in_silence(tmp_path: Path) -> Non
     data[1536 * 4 : 1536 * 4 + 40] = b"\xff" * 40
     path.write_bytes(data)
     items = scan(path)
-    assert [next(items).id for _ in range(3)] == [f"a.tar/{number}.jpg" for number in range(3)]
+    assert [next(items).id for _ in range(4)] == [f"a.tar/{number}.jpg" for number in range(4)]
     with pytest.raises(SourceUnreadable, match="damaged header at byte 6144"):
         list(items)
     with pytest.raises(SourceUnreadable, match="damaged header"):
@@ -427,6 +427,87 @@ def test_a_member_that_is_not_there_any_more_is_not_found(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(SourceNotFound, match="ends before byte 20512"):
         item.read()
+
+
+# Damaged shards
+
+
+def damaged_shards(folder: Path) -> Path:
+    """Three shards of three pictures, the second cut off in the middle of its second picture."""
+    for name in ("a.tar", "b.tar", "c.tar"):
+        write_tar(folder / name, [(f"{number}.jpg", b"x" * 600) for number in range(3)])
+    (folder / "b.tar").write_bytes((folder / "b.tar").read_bytes()[: 1536 + 900])
+    return folder
+
+
+def test_past_damage_a_shard_gives_what_it_can_and_then_stands_for_the_rest(tmp_path: Path) -> None:
+    items = list(scan(damaged_shards(tmp_path), past_damage=True))
+    assert [item.id for item in items] == [
+        *("a.tar/0.jpg", "a.tar/1.jpg", "a.tar/2.jpg"),
+        *("b.tar/0.jpg", "b.tar/1.jpg", "b.tar"),
+        *("c.tar/0.jpg", "c.tar/1.jpg", "c.tar/2.jpg"),
+    ]
+    assert [item.read() for item in items[:4]] == [b"x" * 600] * 4
+    assert [item.id for item in items if item.damage] == ["b.tar"]
+    with pytest.raises(SourceNotFound, match="ends before"):
+        items[4].read()
+    with pytest.raises(SourceUnreadable, match=r"b\.tar cannot be read"):
+        items[5].read()
+    with pytest.raises(SourceUnreadable, match="refused"):
+        read(items[5].locator)
+    assert items[5].locator.startswith(locator_prefix(tmp_path))
+    assert len({item.locator for item in items}) == len(items)
+    assert count(tmp_path, past_damage=True) == len(items)
+
+
+def test_damage_ends_a_scan_that_did_not_ask_to_go_past_it(tmp_path: Path) -> None:
+    damaged_shards(tmp_path)
+    with pytest.raises(SourceUnreadable, match=r"b\.tar cannot be read"):
+        list(scan(tmp_path))
+    with pytest.raises(SourceUnreadable, match=r"b\.tar cannot be read"):
+        count(tmp_path)
+
+
+def test_past_damage_a_sound_source_is_the_same(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [b"x", None], ["cat", "dog"])
+    assert list(scan(tmp_path, past_damage=True)) == list(scan(tmp_path))
+    assert count(tmp_path, past_damage=True) == 2
+
+
+def test_past_damage_a_parquet_file_without_its_end_is_one_item(tmp_path: Path) -> None:
+    """Its rows are listed at its end: nothing can be read of it, but of its neighbour."""
+    for name in ("a.parquet", "b.parquet"):
+        write_parquet(tmp_path / name, [name.encode()] * 2)
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-20])
+    damaged, *sound = scan(tmp_path, past_damage=True)
+    assert (damaged.id, damaged.size_bytes) == (
+        "a.parquet",
+        (tmp_path / "a.parquet").stat().st_size,
+    )
+    assert "cannot be read" in str(damaged.damage)
+    assert [item.read() for item in sound] == [b"b.parquet"] * 2
+    assert count(tmp_path, past_damage=True) == 3
+
+
+def test_a_sample_whose_label_is_cut_off_keeps_its_picture(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tar", [("1.jpg", b"x" * 600), ("1.json", b" " * 600 + b"{}")])
+    path.write_bytes(path.read_bytes()[: 1536 + 600])
+    picture, rest = scan(path, past_damage=True)
+    assert (picture.read(), picture.label) == (b"x" * 600, None)
+    assert rest.damage
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.tar"])
+def test_one_file_with_nothing_to_read_is_refused_even_past_damage(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_bytes(b"neither " * 200)
+    for look in (
+        lambda: list(scan(tmp_path / name, past_damage=True)),
+        lambda: count(tmp_path / name, past_damage=True),
+    ):
+        with pytest.raises(SourceUnreadable, match="cannot be read"):
+            look()
 
 
 # Which kind of source it is

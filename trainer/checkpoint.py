@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from index.errors import RunError
+from trainer.files import replacing, writing
 
 CHECKPOINT = "checkpoint.pt"
 SETTINGS = "settings.json"
@@ -22,18 +22,13 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     Raises:
         RunError: the disk is full or the folder not writable; the last checkpoint is intact.
     """
-    part = run / (CHECKPOINT + ".part")
-    try:
-        with open(part, "wb") as file:
+    with replacing(run / CHECKPOINT) as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, run / CHECKPOINT)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        part.unlink(missing_ok=True)
-        raise RunError(
-            f"{run / CHECKPOINT} could not be written ({error}); the one before it is intact"
-        ) from error
+        except RuntimeError as error:  # so torch reports a failed write
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise OSError(str(error)) from error
 
 
 def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -53,30 +48,54 @@ def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> dict[str, 
 
 
 def write_settings(run: Path, settings: dict[str, Any]) -> None:
-    """Record the settings of a run, readable by people."""
-    (run / SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+    """Record the settings of a run, readable by people.
+
+    Raises:
+        RunError: the disk is full or the folder not writable.
+    """
+    with replacing(run / SETTINGS) as file:
+        file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings that a run was started with."""
+    """The settings that a run was started with.
+
+    Raises:
+        RunError: there are none, or they are not JSON.
+    """
     path = run / SETTINGS
     if not path.exists():
         raise RunError(f"{run} has no {SETTINGS}; expected the folder of a pretraining run")
-    settings: dict[str, Any] = json.loads(path.read_text())
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
     return settings
 
 
 def trim_log(run: Path, step: int) -> None:
-    """Drop what a killed process logged after its last checkpoint: those steps come again."""
+    """Drop what a killed process logged after its last checkpoint: those steps come again.
+
+    Raises:
+        RunError: the disk is full or the folder not writable.
+    """
     path = run / LOG
     if path.exists():
         lines = path.read_text().splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("}\n")]  # the last may be cut off
         kept = [line for line in whole if step and json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
+        with replacing(path) as file:
+            file.write("".join(kept).encode())
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
-    """Add one line of JSON to the run's log."""
-    with open(run / LOG, "a") as file:
+    """Add one line of JSON to the run's log.
+
+    Raises:
+        RunError: the disk is full or the file not writable.
+    """
+    with (
+        writing(run / LOG, "the last checkpoint is intact, and the same command goes on from it"),
+        open(run / LOG, "a") as file,
+    ):
         file.write(json.dumps(record) + "\n")

@@ -7,27 +7,38 @@ was. Labels, where the source has them, serve evaluation only.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import FileIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from index import sources
-from index.errors import DataError, KindredError
+from index.errors import DataError, KindredError, RunError
 from index.image import Fit, load
+from trainer.files import replacing, writing
 
+PIXELS: Final = "pixels.u8"
+PROGRESS: Final = "progress.json"
+LOCK: Final = "lock"
 SAVE_EVERY = 5_000
 """Images between two records of how far decoding has come."""
+MOST_LOOKED_AT: Final = 1_000
+"""Images that are compared to find out that all are the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,8 +48,10 @@ class Images:
     Attributes:
         pixels: uint8 (N, S, S, 3), RGB, mapped from disk.
         labels: str (N,), the class's name; empty where the image has none.
-        skipped: ids and reasons of images that could not be decoded.
-        digest: SHA-256 over the pixels' ids and the fit: equal digests, equal data.
+        skipped: ids and reasons of images that could not be decoded, and of damaged shards, whose
+            rest could not be read.
+        digest: SHA-256 of the fit and the decoded files' contents in their order: equal digests,
+            equal data, on any machine and under any names.
     """
 
     pixels: NDArray[np.uint8]
@@ -55,44 +68,101 @@ class Images:
         return bool((self.labels != "").all())
 
 
+@dataclass
+class _Progress:
+    """How far decoding has come; what stands in ``progress.json``.
+
+    ``identity`` is of the items as the source lists them, ``seen`` counts those that were tried.
+    ``digest`` is a chain over the decoded ones, so that it can be gone on with.
+    """
+
+    identity: str
+    digest: str
+    seen: int = 0
+    labels: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
 def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = None) -> Images:
     """Decode ``source`` into ``cache`` or reuse what is there.
 
+    Of several processes that share a cache one decodes and the others wait for it.
+
     Raises:
-        DataError: not one image could be decoded.
+        DataError: fewer than two images could be decoded, or all are the same picture.
+        RunError: the disk is full or the cache not writable; what was decoded is kept, but for the
+            last ``SAVE_EVERY`` images at most, where not even their record could be written.
         SourceError: the source is not there or of no known kind.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    # A pass over names, sizes and times first: it tells whether the cache is of the same images.
+    # Names, sizes and times first: they tell whether the cache is of the same images.
     identity, total = hashlib.sha256(repr(fit).encode()), 0
-    for item in tqdm(sources.scan(source), desc=f"scanning {Path(source).name}", leave=False):
+    items = sources.scan(source, past_damage=True)
+    for item in tqdm(items, desc=f"scanning {Path(source).name}", leave=False):
         identity.update(f"{item.id}\0{item.size_bytes}\0{item.mtime_ns}\n".encode())
         total += 1
-    digest = identity.hexdigest()
-    done = _read_progress(cache, digest)
-    if not (done and done["seen"] == total):
-        items = islice(sources.scan(source), done["seen"] if done else 0, None)
-        done = _decode(items, total, fit, cache, digest, done, workers or os.cpu_count() or 1)
-    skipped = tuple((id_, reason) for id_, reason in done["skipped"])
-    if not done["labels"]:
-        why = f"; the first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise DataError(f"{source}: found {total} images, expected at least one to decode{why}")
-    shape = (len(done["labels"]), fit.size, fit.size, 3)
-    return Images(
-        # Copy on write: torch warns of arrays that it could not write to.
-        pixels=np.memmap(cache / "pixels.u8", np.uint8, "c", shape=shape),
-        labels=np.array(done["labels"], np.str_),
-        skipped=skipped,
-        digest=digest,
-    )
+    with _alone(cache):
+        done = _read_progress(cache, identity.hexdigest(), fit)
+        if done.seen < total:
+            items = islice(sources.scan(source, past_damage=True), done.seen, None)
+            _decode(items, total, fit, cache, done, workers or os.cpu_count() or 1)
+    if len(done.labels) < 2:
+        raise DataError(
+            f"{source}: found {total} images, of which {len(done.labels)} could be decoded, "
+            f"expected at least 2{_first(done.skipped)}"
+        )
+    shape = (len(done.labels), fit.size, fit.size, 3)
+    # Copy on write: torch warns of arrays that it could not write to.
+    pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
+    _check_variety(source, pixels)
+    labels = np.array(done.labels, np.str_)
+    return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 
 
-def _read_progress(cache: Path, digest: str) -> dict[str, Any] | None:
-    path = cache / "progress.json"
-    if not path.exists():
-        return None
-    progress: dict[str, Any] = json.loads(path.read_text())
-    return progress if progress["digest"] == digest else None
+def _first(skipped: list[tuple[str, str]]) -> str:
+    return f"; the first left out: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+
+
+def _check_variety(source: str, pixels: NDArray[np.uint8]) -> None:
+    """Refuse one picture many times; in the ordinary case the second look ends it."""
+    rows = np.linspace(0, len(pixels) - 1, min(len(pixels), MOST_LOOKED_AT)).astype(int)
+    if all(np.array_equal(pixels[row], pixels[0]) for row in rows[::-1]):
+        raise DataError(
+            f"{source}: all {len(rows)} images looked at, of {len(pixels)}, are the same picture, "
+            "pixel for pixel; expected different ones"
+        )
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Hold the cache; the system frees it however the process ends."""
+    with writing(cache, "expected a folder for decoded images"):
+        cache.mkdir(parents=True, exist_ok=True)
+        if not (cache / LOCK).exists():  # else a cache that is complete may be read-only
+            (cache / LOCK).touch()
+    with open(cache / LOCK) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tqdm.write(f"waiting for another process that decodes into {cache}", sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _read_progress(cache: Path, identity: str, fit: Fit) -> _Progress:
+    """What the cache holds of the same images; nothing where it is of others, or damaged."""
+    try:
+        progress = _Progress(**json.loads((cache / PROGRESS).read_text()))
+        stored_bytes = (cache / PIXELS).stat().st_size
+    except (OSError, ValueError, TypeError):
+        pass
+    else:
+        if progress.identity == identity and stored_bytes >= len(progress.labels) * _row_bytes(fit):
+            return progress
+    return _Progress(identity, hashlib.sha256(repr(fit).encode()).hexdigest())
+
+
+def _row_bytes(fit: Fit) -> int:
+    return fit.size * fit.size * 3
 
 
 def _decode(
@@ -100,46 +170,85 @@ def _decode(
     total: int,
     fit: Fit,
     cache: Path,
-    digest: str,
-    done: dict[str, Any] | None,
+    progress: _Progress,
     workers: int,
-) -> dict[str, Any]:
-    """Append the pixels of the items not yet seen; returns the final progress record."""
-    progress = done or {"digest": digest, "seen": 0, "labels": [], "skipped": []}
-    row_bytes = fit.size * fit.size * 3
-    with open(cache / "pixels.u8", "r+b" if done else "wb") as file:
-        # Rows written after the last record are written again.
-        file.truncate(len(progress["labels"]) * row_bytes)
-        file.seek(0, os.SEEK_END)
-        bar = tqdm(total=total, initial=progress["seen"], desc="decoding", unit="image")
-        with bar:
+) -> None:
+    """Append the pixels of the items not yet seen, and bring ``progress`` forward."""
+    row_bytes = _row_bytes(fit)
+    _check_space(cache, (total - progress.seen) * row_bytes)
+    if not progress.seen:
+        # Another process that has the old pixels mapped keeps them.
+        (cache / PIXELS).unlink(missing_ok=True)
+    with (
+        writing(cache / PIXELS, "the same command goes on where it was last recorded"),
+        open(cache / PIXELS, "ab", buffering=0) as file,
+        tqdm(total=total, initial=progress.seen, desc="decoding", unit="image") as bar,
+    ):
+
+        def record() -> None:
+            # Also drops what was written after the last record, or only in part.
+            file.truncate(len(progress.labels) * row_bytes)
+            os.fsync(file.fileno())
+            with replacing(cache / PROGRESS) as part:
+                part.write(json.dumps(vars(progress)).encode())
+
+        record()
+        try:
             for item, outcome in _decoded(items, fit, workers):
                 if isinstance(outcome, KindredError):
-                    progress["skipped"].append((item.id, str(outcome)))
+                    progress.skipped.append((item.id, str(outcome)))
                 else:
-                    file.write(outcome.data)
-                    progress["labels"].append(item.label or "")
-                progress["seen"] += 1
+                    _write(file, outcome.pixels)
+                    progress.labels.append(item.label or "")
+                    chained = progress.digest + outcome.sha256
+                    progress.digest = hashlib.sha256(chained.encode()).hexdigest()
+                progress.seen += 1
                 bar.update()
-                if progress["seen"] % SAVE_EVERY == 0 or progress["seen"] == total:
-                    file.flush()
-                    os.fsync(file.fileno())
-                    _write_json(cache / "progress.json", progress)
-    return progress
+                if progress.seen % SAVE_EVERY == 0:
+                    record()
+            record()
+        except BaseException:
+            with suppress(OSError, RunError):  # then the record before it holds
+                record()
+            raise
+
+
+def _check_space(cache: Path, needed_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(cache).free
+    if free_bytes < needed_bytes:
+        raise RunError(
+            f"{cache} needs {needed_bytes / 1e6:,.0f} MB for decoded images, "
+            f"its disk has {free_bytes / 1e6:,.0f} MB left"
+        )
+
+
+def _write(file: FileIO, pixels: NDArray[np.uint8]) -> None:
+    left = pixels.data.cast("B")
+    while left:  # the system may take a part, the last one before the disk is full
+        left = left[file.write(left) :]
+
+
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """``pixels`` uint8 (S, S, 3), and the SHA-256 of the file that they come from, in hex."""
+
+    pixels: NDArray[np.uint8]
+    sha256: str
 
 
 def _decoded(
     items: Iterable[sources.SourceItem], fit: Fit, workers: int
-) -> Iterator[tuple[sources.SourceItem, NDArray[np.uint8] | KindredError]]:
+) -> Iterator[tuple[sources.SourceItem, _Decoded | KindredError]]:
     """Decoded items in their order, a bounded number of them ahead."""
 
-    def work(item: sources.SourceItem) -> NDArray[np.uint8] | KindredError:
+    def work(item: sources.SourceItem) -> _Decoded | KindredError:
         try:
-            return load(item.read(), fit).pixels
+            data = item.read()
+            return _Decoded(load(data, fit).pixels, hashlib.sha256(data).hexdigest())
         except KindredError as error:
             return error
 
-    waiting: deque[tuple[sources.SourceItem, Future[NDArray[np.uint8] | KindredError]]] = deque()
+    waiting: deque[tuple[sources.SourceItem, Future[_Decoded | KindredError]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for item in items:
             waiting.append((item, pool.submit(work, item)))
@@ -149,9 +258,3 @@ def _decoded(
         while waiting:
             first, future = waiting.popleft()
             yield first, future.result()
-
-
-def _write_json(path: Path, value: object) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value))
-    os.replace(part, path)

@@ -1,0 +1,144 @@
+"""A run's folder on a disk that is full: a named error, and what was there before is intact."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from index.errors import RunError
+from trainer import checkpoint
+from trainer.checkpoint import (
+    append_log,
+    load_checkpoint,
+    read_settings,
+    save_checkpoint,
+    trim_log,
+    write_settings,
+)
+
+
+@contextmanager
+def largest_file(size_bytes: int) -> Iterator[None]:
+    """No file of this process can become larger: the system takes a part, then refuses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def full_disk(path: Path) -> Iterator[None]:
+    """Whatever is written to ``path`` meets a device that says that it is full."""
+    if not Path("/dev/full").exists():
+        pytest.skip("needs Linux's /dev/full")
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/full")
+    yield
+    path.unlink(missing_ok=True)
+
+
+def state(value: float) -> dict[str, Tensor]:
+    return {"network": torch.full((500_000,), value)}  # 2 MB
+
+
+def names(run: Path) -> list[str]:
+    return sorted(path.name for path in run.iterdir())
+
+
+# From failing in the middle of the weights to failing in the last bytes, which torch writes apart.
+@pytest.mark.parametrize("size_bytes", [1 << 16, 1 << 20, 1_999_999, 2_000_500])
+def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(
+    tmp_path: Path, size_bytes: int
+) -> None:
+    save_checkpoint(tmp_path, state(1))
+    with (
+        largest_file(size_bytes),
+        pytest.raises(RunError, match=r"checkpoint\.pt could not be written \(File too large\)"),
+    ):
+        save_checkpoint(tmp_path, state(2))
+    assert names(tmp_path) == ["checkpoint.pt"]
+    torch.testing.assert_close(load_checkpoint(tmp_path), state(1))
+    save_checkpoint(tmp_path, state(3))
+    torch.testing.assert_close(load_checkpoint(tmp_path), state(3))
+
+
+def test_a_full_device_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, state(1))
+    with (
+        full_disk(tmp_path / "checkpoint.pt.part"),
+        pytest.raises(RunError, match=r"\(No space left on device\); what was there .* intact"),
+    ):
+        save_checkpoint(tmp_path, state(2))
+    assert names(tmp_path) == ["checkpoint.pt"]
+    torch.testing.assert_close(load_checkpoint(tmp_path), state(1))
+
+
+def test_a_folder_that_is_not_there_is_a_named_error(tmp_path: Path) -> None:
+    for write in (save_checkpoint, write_settings, append_log):
+        with pytest.raises(RunError, match=r"could not be written \(No such file or directory\)"):
+            write(tmp_path / "nowhere", {})
+
+
+def test_settings_that_do_not_fit_leave_those_before(tmp_path: Path) -> None:
+    write_settings(tmp_path, {"seed": 1})
+    for failure in (largest_file(8), full_disk(tmp_path / "settings.json.part")):
+        with failure, pytest.raises(RunError, match=r"settings\.json could not be written"):
+            write_settings(tmp_path, {"seed": 2})
+        assert names(tmp_path) == ["settings.json"]
+        assert read_settings(tmp_path) == {"seed": 1}
+
+
+def test_settings_that_are_not_legible_are_a_named_error(tmp_path: Path) -> None:
+    (tmp_path / checkpoint.SETTINGS).write_text('{"seed": ')
+    with pytest.raises(RunError, match=r"settings\.json cannot be read"):
+        read_settings(tmp_path)
+
+
+def test_a_log_on_a_full_disk_is_a_named_error(tmp_path: Path) -> None:
+    with (
+        full_disk(tmp_path / checkpoint.LOG),
+        pytest.raises(RunError, match=r"log\.jsonl could not be written \(No space left"),
+    ):
+        append_log(tmp_path, {"step": 1})
+
+
+def test_a_line_that_was_cut_off_by_a_full_disk_is_dropped_on_going_on(tmp_path: Path) -> None:
+    for step in range(1, 4):
+        append_log(tmp_path, {"step": step})
+    length = (tmp_path / checkpoint.LOG).stat().st_size
+    with largest_file(length + 5), pytest.raises(RunError, match="same command goes on"):
+        append_log(tmp_path, {"step": 4})
+    assert (tmp_path / checkpoint.LOG).stat().st_size == length + 5, "a part was written"
+    trim_log(tmp_path, 3)
+    append_log(tmp_path, {"step": 4})
+    lines = (tmp_path / checkpoint.LOG).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_log_that_cannot_be_trimmed_stays_whole(tmp_path: Path) -> None:
+    for step in range(1, 4):
+        append_log(tmp_path, {"step": step})
+    before = (tmp_path / checkpoint.LOG).read_bytes()
+    with largest_file(4), pytest.raises(RunError, match=r"log\.jsonl could not be written"):
+        trim_log(tmp_path, 2)
+    assert (tmp_path / checkpoint.LOG).read_bytes() == before
+    assert names(tmp_path) == ["log.jsonl"]
+
+
+def test_no_checkpoint_and_a_damaged_one_are_named_errors(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no checkpoint\.pt"):
+        load_checkpoint(tmp_path)
+    save_checkpoint(tmp_path, state(1))
+    os.truncate(tmp_path / checkpoint.CHECKPOINT, 1_000_000)
+    with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read"):
+        load_checkpoint(tmp_path)

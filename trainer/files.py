@@ -1,0 +1,49 @@
+"""Files of a run: each is whole at any moment, and a full disk is named as such."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from index.errors import RunError
+
+
+@contextmanager
+def writing(path: Path, consequence: str) -> Iterator[None]:
+    """Name the failures of whatever writes ``path``.
+
+    Raises:
+        RunError: the disk is full or the place not writable; the message adds ``consequence``.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path} could not be written ({reason}); {consequence}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` to write to; on leaving it takes the place of ``path``.
+
+    Whoever reads ``path`` at any moment finds the old file or the new one, whole. After an error
+    the old one is there and nothing else.
+
+    Raises:
+        RunError: the disk is full or the folder not writable.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with writing(path, "what was there before is intact"):
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise
