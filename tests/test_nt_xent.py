@@ -6,6 +6,9 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from largest import Largest
 from torch import Tensor
 
 from trainer.objectives.simclr import SimCLR, nt_xent
@@ -41,6 +44,48 @@ def test_value_and_gradients_are_algorithm_1(n: int, temperature: float) -> None
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(2, 9), width=st.integers(1, 6), chunk=st.integers(1, 200))
+def test_chunks_of_any_size_give_algorithm_1(n: int, width: int, chunk: int) -> None:
+    torch.manual_seed(100 * n + width)
+    z = torch.randn(2, n, width, dtype=torch.float64, requires_grad=True)
+    expected = algorithm_1(z[0], z[1], 0.3)
+    (expected_gradient,) = torch.autograd.grad(expected, z)
+    got = nt_xent(z[0], z[1], 0.3, chunk)
+    (gradient,) = torch.autograd.grad(3 * got, z)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, 3 * expected_gradient, rtol=1e-9, atol=1e-11)
+
+
+def test_all_pairs_never_exist_at_once() -> None:
+    z_a, z_b = (torch.randn(200, 8, requires_grad=True) for _ in range(2))
+    with Largest() as largest:
+        torch.autograd.grad(nt_xent(z_a, z_b, 0.1, chunk=8 * 400), (z_a, z_b))
+    assert largest.entries == 8 * 400  # also the size of all projections; all pairs are 160,000
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_float32_gradients_are_those_of_float64(temperature: float) -> None:
+    """Largest error relative to the largest gradient, with projections near one another or not."""
+    torch.manual_seed(0)
+    for noise in (0.01, 1.0):
+        z = torch.randn(512, 64).repeat(2, 1, 1) + noise * torch.randn(2, 512, 64)
+        gradients = []
+        for dtype, chunk in ((torch.float64, 1 << 30), (torch.float32, 50_000)):
+            leaf = z.to(dtype).requires_grad_()
+            loss = nt_xent(leaf[0], leaf[1], temperature, chunk)
+            gradients.append(torch.autograd.grad(loss, leaf)[0].double())
+        exact, got = gradients
+        assert float((got - exact).abs().max() / exact.abs().max()) < 1e-5
+
+
+def test_half_precision_gradients_come_back_in_half_precision() -> None:
+    z = torch.randn(2, 6, 4, dtype=torch.bfloat16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(nt_xent(z[0], z[1], 0.1, chunk=30), z)
+    assert gradient.dtype == torch.bfloat16
+    assert bool(gradient.isfinite().all())
 
 
 def test_length_of_a_projection_does_not_matter() -> None:
