@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from index.errors import RunError
 from trainer.backbones import create_backbone
@@ -13,20 +12,28 @@ from trainer.backbones import create_backbone
 @pytest.mark.parametrize(("size", "side"), [(32, 4), (64, 4), (128, 8), (224, 7)])
 def test_resnet_stem_leaves_a_useful_map(size: int, side: int) -> None:
     backbone = create_backbone("resnet18", size, width=0.25).eval()
-    features = backbone.forward_features(torch.zeros(1, 3, size, size))  # type: ignore[operator]
-    assert features.shape[2:] == (side, side)
+    map_NCHW, h_ND = backbone(torch.zeros(2, 3, size, size))
+    assert map_NCHW.shape == (2, 128, side, side)
+    assert h_ND.shape == (2, 128)
 
 
 def test_width_scales_the_channels() -> None:
     backbone = create_backbone("resnet18", 32, width=0.5).eval()
-    assert backbone.num_features == 256
-    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 256)
+    assert backbone.channels == backbone.width == 256
+    assert backbone(torch.zeros(2, 3, 32, 32))[1].shape == (2, 256)
 
 
-def test_light_models_are_taken_as_they_are() -> None:
-    backbone = create_backbone("mobilenetv3_small_050", 64).eval()
-    assert isinstance(backbone, nn.Module)
-    assert backbone(torch.zeros(1, 3, 64, 64)).ndim == 2
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_lite0", "regnetx_002"])
+def test_light_models_are_taken_as_they_are_and_say_their_widths(name: str) -> None:
+    backbone = create_backbone(name, 64).eval()
+    map_NCHW, h_ND = backbone(torch.zeros(2, 3, 64, 64))
+    assert map_NCHW.shape[:2] == (2, backbone.channels)
+    assert h_ND.shape == (2, backbone.width)
+
+
+def test_each_model_is_given_the_normalisation_that_it_was_made_for() -> None:
+    assert create_backbone("resnet18", 32, width=0.25).mean == (0.485, 0.456, 0.406)
+    assert create_backbone("tf_efficientnet_lite0", 64).mean == (0.5, 0.5, 0.5)
 
 
 def test_unknown_name_is_refused_with_names_like_it() -> None:
@@ -39,3 +46,26 @@ def test_unknown_name_is_refused_with_names_like_it() -> None:
 def test_width_of_another_family_is_refused() -> None:
     with pytest.raises(RunError, match="only ResNets scale"):
         create_backbone("mobilenetv3_small_050", 64, width=0.5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_frozen_stages_keep_weights_and_norms_and_the_others_learn(name: str) -> None:
+    backbone = create_backbone(name, 64)
+    backbone.freeze(2)
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    backbone.train()
+    optimizer = torch.optim.SGD([p for p in backbone.parameters() if p.requires_grad], lr=0.1)
+    backbone(torch.rand(4, 3, 64, 64))[1].square().mean().backward()
+    optimizer.step()
+    after = backbone.model.state_dict()
+    kept = {key for key in before if torch.equal(before[key], after[key])}
+    last = "layer4.0.downsample.0.weight" if name == "resnet18" else "bn2.weight"
+    assert next(iter(before)) in kept
+    assert "bn1.running_mean" in kept
+    assert last not in kept
+    assert not any("num_batches" in key for key in before.keys() - kept if key.startswith("bn1"))
+
+
+def test_freezing_everything_is_refused() -> None:
+    with pytest.raises(RunError, match="frozen_stages is 5, expected less than 5"):
+        create_backbone("resnet18", 64).freeze(5)

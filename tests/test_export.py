@@ -221,7 +221,9 @@ def test_every_setting_has_a_flag_with_help(
     text = " ".join(capsys.readouterr().out.split())
     for field in fields(settings):
         assert field.metadata["help"]
-        assert field.metadata["positional"] or f"--{field.name.replace('_', '-')}" in text
+        assert (
+            field.metadata["positional"] or f"--{field.name.rstrip('_').replace('_', '-')}" in text
+        )
 
 
 def test_file_without_metadata_is_no_encoder(exported: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.optimisers import LARS, create_optimizer, learning_rate
+from trainer.optimisers import LARS, create_optimizer, learning_rate, set_rate
 
 
 def test_lars_steps_are_the_papers() -> None:
@@ -61,6 +61,20 @@ def test_frozen_parameters_are_left_out() -> None:
     module.bias.requires_grad_(False)
     optimizer = create_optimizer("sgd", module, weight_decay=0.0)
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_backbone_learns_at_its_share_of_the_rate(name: str) -> None:
+    module = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 2)})
+    optimizer = create_optimizer(name, module, weight_decay=0.1, backbone_rate=0.25)
+    set_rate(optimizer, 2.0)
+    rates = {
+        id(parameter): group["lr"]
+        for group in optimizer.param_groups for parameter in group["params"]
+    }  # fmt: skip
+    assert all(rates[id(parameter)] == 0.5 for parameter in module["backbone"].parameters())
+    assert all(rates[id(parameter)] == 2.0 for parameter in module["head"].parameters())
+    assert len(rates) == 4
 
 
 def test_rate_rises_linearly_then_follows_a_cosine_to_zero() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from index.errors import DataError, RunError, TrainingDiverged
-from trainer import checkpoint, pretrain, views
+from trainer import checkpoint, journal, pretrain, views
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent
@@ -166,34 +165,107 @@ def test_diverged_loss_stops_and_keeps_the_last_checkpoint(settings: PretrainSet
     pretrain.pretrain(replace(settings, max_minutes=1e-6))
     path = Path(settings.out) / checkpoint.CHECKPOINT
     state = checkpoint.load_checkpoint(Path(settings.out))
-    state["network"]["backbone.conv1.weight"].fill_(float("nan"))
+    state["network"]["backbone.model.conv1.weight"].fill_(float("nan"))
     checkpoint.save_checkpoint(Path(settings.out), state)
     before = path.read_bytes()
-    with pytest.raises(TrainingDiverged, match="loss is nan at step 1"):
+    with pytest.raises(TrainingDiverged, match="loss is nan at step 2"):
         pretrain.pretrain(settings)
     assert path.read_bytes() == before
 
 
-def test_failed_write_keeps_the_checkpoint_before_it(tmp_path: Path) -> None:
-    """A limit on file size makes the kernel refuse the write half-way, as a full disk does."""
-    checkpoint.save_checkpoint(tmp_path, {"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(RunError, match="the one before it is intact"):
-            checkpoint.save_checkpoint(tmp_path, {"step": 2, "weight": torch.rand(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoint.load_checkpoint(tmp_path)["step"] == 1
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.CHECKPOINT]
+def test_collapse_is_told_from_an_untrained_network_and_stops(settings: PretrainSettings) -> None:
+    """A last norm that scales everything to nothing makes all h equal."""
+    pretrain.pretrain(replace(settings, max_minutes=1e-6))
+    assert log(settings.out)[0]["spread"] > 10 * journal.LEAST_SPREAD
+    state = checkpoint.load_checkpoint(Path(settings.out))
+    for name, value in state["network"].items():
+        if "bn" in name and name.endswith("weight"):
+            value.fill_(0)
+        if "bn" in name and name.endswith("bias"):
+            value.fill_(1)
+    checkpoint.save_checkpoint(Path(settings.out), state)
+    before = (Path(settings.out) / checkpoint.CHECKPOINT).read_bytes()
+    with pytest.raises(TrainingDiverged, match=r"collapsed at step 2.*spread"):
+        pretrain.pretrain(settings)
+    assert (Path(settings.out) / checkpoint.CHECKPOINT).read_bytes() == before
 
 
-def test_no_checkpoint_or_a_damaged_one_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"has no checkpoint\.pt"):
-        checkpoint.load_checkpoint(tmp_path)
-    (tmp_path / checkpoint.CHECKPOINT).write_bytes(b"PK\3\4 nothing")
-    with pytest.raises(RunError, match="cannot be read"):
-        checkpoint.load_checkpoint(tmp_path)
+def test_out_of_memory_is_told_with_what_to_change(settings: PretrainSettings) -> None:
+    """A real process with a limit on its address space, and more pixels than fit under it."""
+    arguments = [settings.data, settings.out]
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY, *arguments],
+        cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "out of memory with batches of 48 images of 512 px" in done.stderr
+    assert "try a smaller --batch-size" in done.stderr
+
+
+OUT_OF_MEMORY = """
+import resource, sys
+from trainer import cli, pretrain
+real = pretrain.create_network
+def limited(settings):
+    network = real(settings)
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
+    return network
+pretrain.create_network = limited
+sys.exit(cli.main(["pretrain", "--data", sys.argv[1], "--out", sys.argv[2], "--image-size", "512",
+    "--stored-size", "64", "--batch-size", "48", "--epochs", "1", "--device", "cpu",
+    "--width", "0.125"]))
+"""
+
+
+def test_copies_train_a_descriptor_of_their_own_and_resume_with_the_same_bits(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    whole = replace(settings, copies=True, descriptor_width=24)
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    pretrain.pretrain(whole)
+    pretrain.pretrain(replace(parts, max_minutes=1e-6))
+    pretrain.pretrain(parts)
+    first, second = weights(whole.out), weights(parts.out)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    lines = log(whole.out)
+    assert lines[0]["loss"] == pytest.approx(
+        lines[0]["loss_contrast"] + lines[0]["loss_copies"], rel=1e-5
+    )
+    network = pretrain.create_network(whole).eval()
+    embedding, descriptor = network.encode(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
+    assert embedding.shape == (2, 64)
+    assert descriptor.shape == (2, 24)
+
+
+def test_views_of_copies_are_named_by_the_images_that_they_show(settings: PretrainSettings) -> None:
+    batch = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
+    x, sources, mixed = pretrain.training_views(batch, replace(settings, copies=True), step=3)
+    assert sources is not None
+    assert (x.shape, mixed) == ((32, 3, 16, 16), 4)
+    first, second = sources.a.tolist(), sources.b.tolist()
+    assert first == [*range(16), *range(16)]
+    assert second[:28] == first[:28]
+    assert all(own != other and 12 <= other < 16 for own, other in zip(first[28:], second[28:]))
+
+
+def test_profile_prints_each_part_of_a_step(
+    settings: PretrainSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretrain.pretrain(replace(settings, epochs=1, profile=True))
+    out = capsys.readouterr().out
+    for part in ("data", "views", "forward", "backward", "optimizer", "views/s"):
+        assert part in out
+
+
+def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is no g++")
+    compiled = replace(settings, out=str(tmp_path / "compiled"), compile=True, epochs=1)
+    pretrain.pretrain(replace(settings, epochs=1))
+    pretrain.pretrain(compiled)
+    losses = [[line["loss"] for line in log(run)] for run in (settings.out, compiled.out)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +279,8 @@ def test_no_checkpoint_or_a_damaged_one_is_named(tmp_path: Path) -> None:
         ("crop_min_area", 0.0),
         ("image_size", 4),
         ("warmup_epochs", 1000.0),
+        ("mixed_share", 0.6),
+        ("entropy_weight", -1.0),
     ],
 )
 def test_settings_out_of_range_are_refused_when_made(name: str, value: object) -> None:

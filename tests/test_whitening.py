@@ -22,7 +22,7 @@ def test_variances_are_raised_to_what_the_power_leaves(power: float) -> None:
     whitening = Whitening(x, power)
     before = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
     after = torch.linalg.eigvalsh(
-        torch.cov(((x - whitening.mean_D) @ whitening.matrix_DD).T, correction=0)
+        torch.cov(((x - whitening.mean_D) @ whitening.matrix_DK).T, correction=0)
     )
     torch.testing.assert_close(
         after.sort().values, (before ** (1 - power)).sort().values, rtol=2e-3, atol=1e-5
@@ -42,3 +42,13 @@ def test_a_direction_without_variance_does_not_blow_up() -> None:
     x[:, 5] = 0
     got = Whitening(x, 1.0)(x)
     assert bool(got.isfinite().all())
+
+
+def test_fewer_dimensions_are_the_strongest_and_keep_the_likeness() -> None:
+    x = sample()
+    whole, short = Whitening(x, 0.0), Whitening(x, 0.0, width=3)
+    got = short(x)
+    assert got.shape == (4000, 3)
+    cosines = torch.stack([(y[:500] @ y[:500].T).flatten() for y in (whole(x), got)])
+    assert float(torch.corrcoef(cosines)[0, 1]) > 0.9
+    assert Whitening(x, 0.0, width=9)(x).shape == (4000, 6)

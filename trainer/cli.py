@@ -7,19 +7,23 @@ import json
 import sys
 import types
 from dataclasses import MISSING, Field, asdict, fields
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from index.errors import KindredError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
 from trainer.pretrain import pretrain
+from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
+from trainer.start import inherited
 
 DONE, LEFT_OUT, REFUSED = 0, 1, 2
 """Exit statuses: done; done but with items left out, which the output names; refused."""
 
 COMMANDS = {
     "pretrain": (PretrainSettings, "learn a representation; the same command goes on"),
+    "reproduce": (ReproduceSettings, "start a run again with its settings, and compare the two"),
     "evaluate": (EvaluateSettings, "measure an exported encoder, through the file that is served"),
     "export": (ExportSettings, "turn a run into one .onnx file, verified against the network"),
 }
@@ -31,11 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     command, as_json = options.pop("command"), options.pop("json")
     try:
         if command == "pretrain":
-            settings = PretrainSettings(**options)
+            start = options.get("from_")
+            settings = PretrainSettings(**(inherited(Path(start)) if start else {}) | options)
             skipped = pretrain(settings).skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
             for id_, reason in skipped:
                 print(f"left out: {id_}: {reason}", file=sys.stderr)
+        elif command == "reproduce":
+            comparison = reproduce(ReproduceSettings(**options))
+            print(comparison.sentence())
+            result, skipped = asdict(comparison), ()
         elif command == "evaluate":
             report = evaluate(EvaluateSettings(**options))
             print(report.table())
@@ -55,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="kindred-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (settings, summary) in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=_HelpFormatter
-        )
+        command = commands.add_parser(name, help=summary, description=summary)
         hints = get_type_hints(settings)
         for each in fields(settings):
             _add_flag(command, each, hints[each.name])
@@ -66,30 +73,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> None:
-    """One flag for one field: its type, default and help."""
+    """One flag for one field: its type, and its help with the default where that does not say it.
+
+    A flag that was not given is not among the options, so that the settings' own defaults hold.
+    """
+    text = each.metadata["help"]
     if each.metadata.get("positional"):
-        command.add_argument(each.name, help=each.metadata["help"])
+        command.add_argument(each.name, help=text)
         return
-    flag = "--" + each.name.replace("_", "-")
+    flag = "--" + each.name.rstrip("_").replace("_", "-")
+    common: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
     if hint is bool:
-        command.add_argument(flag, action="store_true", help=each.metadata["help"])
+        command.add_argument(flag, action="store_true", help=text, **common)
         return
-    optional = isinstance(hint, types.UnionType)
-    command.add_argument(
-        flag,
-        type=get_args(hint)[0] if optional else hint,
-        required=each.default is MISSING,
-        default=None if each.default is MISSING else each.default,
-        help=each.metadata["help"],
-    )
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Shows the default of a flag behind its text, where the text does not say it."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        unset = action.default in (None, argparse.SUPPRESS) or action.default is False
-        return action.help if unset else f"{action.help} [%(default)s]"
+    if each.default not in (None, "", MISSING):
+        text += f" [{each.default}]"
+    kind = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    command.add_argument(flag, type=kind, help=text.replace("%", "%%"), **common)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from onnxscript import optimizer
 from torch import Tensor, nn
 
 from index.artifact import FORMAT_VERSION, Calibration, Metadata
@@ -52,6 +53,10 @@ class ExportSettings:
 
     run: str = setting("", "folder of a pretraining run", positional=True)
     out: str = setting("", "encoder file to write, .onnx")
+    image_size: int | None = setting(
+        None, "side of the encoder's input in pixels [that of the training]"
+    )
+    embedding_width: int = setting(512, "most dimensions of the embedding: its strongest are kept")
     int8: bool = setting(False, "also quantise, calibrated on training images")
     max_int8_loss: float = setting(0.01, "largest fall in recall@1 that int8 may cost, 0 to 1")
     training_data: str = setting("", "what the metadata says it learnt from [count and file name]")
@@ -59,6 +64,11 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if not self.run or not self.out:
             raise RunError("expected the folder of a run and --out FILE.onnx")
+        if self.embedding_width < 1 or (self.image_size is not None and self.image_size < 8):
+            raise RunError(
+                f"embedding_width is {self.embedding_width} and image_size {self.image_size}, "
+                "expected at least 1 and at least 8"
+            )
         if Path(self.out).suffix != ".onnx":
             raise RunError(f"out is {self.out!r}, expected a name that ends in .onnx")
 
@@ -90,15 +100,21 @@ class Served(nn.Module):
     background_KB: Tensor
 
     @torch.no_grad()
-    def __init__(self, network: Network, pixels_BSSC: NDArray[np.uint8]) -> None:
+    def __init__(
+        self, network: Network, pixels_BSSC: NDArray[np.uint8], embedding_width: int | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         starts = range(0, len(pixels_BSSC), 256)
         parts = [torch.from_numpy(pixels_BSSC[start : start + 256]) for start in starts]
         embeddings, descriptors = zip(*map(network.encode, parts), strict=True)
-        self.embedding_whitening = Whitening(torch.cat(embeddings), WHITENING_POWER)
+        self.embedding_whitening = Whitening(
+            torch.cat(embeddings), WHITENING_POWER, embedding_width
+        )
         self.descriptor_whitening = Whitening(torch.cat(descriptors), WHITENING_POWER)
+        self.embedding_dim = int(self.embedding_whitening.matrix_DK.shape[1])
         background_BK = self.descriptor_whitening(torch.cat(descriptors))
+        self.descriptor_dim = int(background_BK.shape[1])
         self.register_buffer("background_KB", background_BK.T.contiguous())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,17 +144,18 @@ def export(settings: ExportSettings) -> Export:
         raise RunError(f"{trained.data} has changed since {run} was trained on it")
     if len(images) < 16:
         raise DataError(f"{len(images)} training images, expected 16 to measure scores with")
-    pixels = _sample(images, trained)
+    size = settings.image_size or trained.image_size
+    pixels = _sample(images, size, trained.seed)
 
     background = min(BACKGROUND_IMAGES, len(pixels) // 2)
-    served = Served(network, pixels[:background]).eval()
+    served = Served(network, pixels[:background], settings.embedding_width).eval()
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
-    fit = {"image_size": trained.image_size, "fit": "stretch", "kernel": "bilinear"}
+    fit = {"image_size": size, "fit": "stretch", "kernel": "bilinear"}
     common: dict[str, Any] = fit | {
         "format_version": FORMAT_VERSION,
-        "embedding_dim": network.embedding_dim,
-        "descriptor_dim": trained.projection_width,
-        "method": trained.method,
+        "embedding_dim": served.embedding_dim,
+        "descriptor_dim": served.descriptor_dim,
+        "method": trained.method + (" + sscd" if trained.copies else ""),
         "backbone": trained.backbone + (f" x{trained.width:g}" if trained.width != 1 else ""),
         "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
         "run_id": f"{run_id}-{state['step']}",
@@ -147,11 +164,11 @@ def export(settings: ExportSettings) -> Export:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        model = to_onnx(served, trained.image_size)
+        model = to_onnx(served, size)
         draft = Path(folder, "draft.onnx")
         _write(model, Metadata(**common, precision="fp32", calibration=unmeasured), draft)
         encoder = Encoder(draft)
-        cosine = compare(encoder, served, _awkward(trained.image_size, pixels))
+        cosine = compare(encoder, served, _awkward(size, pixels))
         print(f"lowest cosine between file and network: {cosine:.6f}")
         if cosine < LEAST_COSINE:
             raise ExportRefused(
@@ -181,7 +198,12 @@ def export(settings: ExportSettings) -> Export:
 
 
 def to_onnx(served: Served, image_size: int) -> onnx.ModelProto:
-    """The graph with a free batch axis."""
+    """The graph with a free batch axis.
+
+    Constants are folded here, norms are not: the runtime folds those as it loads. So every
+    parameter stands in the file under the name that it has in the network, and training can go on
+    from the file.
+    """
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     with warnings.catch_warnings():
         # The exporter's own use of deprecated torch interfaces; nothing that a caller could mend.
@@ -193,10 +215,14 @@ def to_onnx(served: Served, image_size: int) -> onnx.ModelProto:
             output_names=["embedding", "descriptor", "descriptor_offset"],
             dynamic_shapes={"images": {0: torch.export.Dim("n")}},
             dynamo=True,
+            optimize=False,
             verbose=False,
         )
     if program is None:
         raise ExportRefused("torch made no ONNX program")
+    optimizer.inline(program.model)
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
     model: onnx.ModelProto = program.model_proto
     return model
 
@@ -248,11 +274,11 @@ def _write(model: onnx.ModelProto, metadata: Metadata, path: Path) -> None:
     onnx.save(model, path)
 
 
-def _sample(images: Images, trained: PretrainSettings) -> NDArray[np.uint8]:
+def _sample(images: Images, size: int, seed: int) -> NDArray[np.uint8]:
     """Training images at the encoder's size, in random but repeatable order, uint8 (N, S, S, 3)."""
     wanted = BACKGROUND_IMAGES + CALIBRATION_IMAGES
-    rows = np.random.default_rng(trained.seed).permutation(len(images))[:wanted]
-    fit = Fit(trained.image_size)
+    rows = np.random.default_rng(seed).permutation(len(images))[:wanted]
+    fit = Fit(size)
     return np.stack([fit_pixels(images.pixels[row], fit) for row in rows])
 
 

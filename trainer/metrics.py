@@ -1,13 +1,15 @@
 """How good a representation is, from vectors alone.
 
-All functions take rows of unit length, so that a product is a cosine. Shape suffixes: Q queries,
-B bank, N images, D width.
+Functions of vectors take rows of unit length, so that a product is a cosine; those of copies take
+scores, higher is nearer. Shape suffixes: Q queries, B bank, N images, D width, P pairs of a query and
+an image of the bank, T thresholds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,6 +149,81 @@ def linear_probe(
     with torch.no_grad():
         predicted = functional.linear(test, weight, bias).argmax(1)
     return float((predicted == test_labels_N).float().mean())
+
+
+def micro_average_precision(
+    scores_P: NDArray[np.floating[Any]], is_true_P: NDArray[np.bool_], positives: int
+) -> float:
+    """Average precision, 0 to 1, over the pairs of all queries in one ranking.
+
+    A threshold has to serve every query, so one that is near everything spoils the rest (Douze et
+    al. 2021, arXiv:2106.09672, section 4.2). Equal scores pass a threshold together. A score that
+    is NaN counts against: as highest of all in a false pair, as never found in a true one.
+
+    Args:
+        scores_P: of each pair; pairs left out count as never found.
+        is_true_P: whether the image is the query's source.
+        positives: how many true pairs there are, those left out included.
+
+    Raises:
+        DataError: there is no true pair to find, or fewer than are given.
+    """
+    true_T, false_T = _counts(scores_P, is_true_P, positives)
+    gained_T = np.diff(true_T, prepend=0)
+    return float((gained_T * true_T / (true_T + false_T)).sum() / positives)
+
+
+def recall_at_precision(
+    scores_P: NDArray[np.floating[Any]],
+    is_true_P: NDArray[np.bool_],
+    positives: int,
+    *,
+    precision: float,
+) -> float:
+    """Largest share of the true pairs over a threshold of at least this precision; 0 if none is.
+
+    Arguments, ties and errors as for ``micro_average_precision``.
+    """
+    true_T, false_T = _counts(scores_P, is_true_P, positives)
+    good_T = true_T >= precision * (true_T + false_T)
+    return float(true_T[good_T].max(initial=0) / positives)
+
+
+def source_among_first(
+    scores_QB: NDArray[np.floating[Any]], is_true_QB: NDArray[np.bool_], first: int
+) -> float:
+    """Share of the queries that have a true image among their ``first`` best, 0 to 1.
+
+    What a second look at so many candidates could still find. Ties and NaN count against.
+
+    Raises:
+        DataError: a query has no true image.
+    """
+    if not is_true_QB.any(axis=1).all():
+        raise DataError("a query has no true image in the bank, so it cannot be among the first")
+    best_Q1 = np.where(is_true_QB, np.nan_to_num(scores_QB, nan=-np.inf), -np.inf).max(
+        axis=1, keepdims=True
+    )
+    ahead_Q = (~is_true_QB & ~(scores_QB < best_Q1)).sum(axis=1)
+    return float((ahead_Q < first).mean())
+
+
+def _counts(
+    scores_P: NDArray[np.floating[Any]], is_true_P: NDArray[np.bool_], positives: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """True and false pairs at or over each distinct true score, from the highest on.
+
+    No other threshold is worth a look: it lets more false pairs pass for the same true ones.
+    """
+    if not 0 < positives >= is_true_P.sum():
+        raise DataError(f"{positives} true pairs are said to be there, found {is_true_P.sum()}")
+    missing_P = np.isnan(scores_P)
+    thresholds_T, true_T = np.unique(scores_P[is_true_P & ~missing_P], return_counts=True)
+    false_scores = scores_P[~is_true_P & ~missing_P]
+    passed = np.searchsorted(thresholds_T, false_scores, side="right")  # how many of T it reaches
+    false_T = np.bincount(passed, minlength=len(thresholds_T) + 1)[1:]
+    false_T[-1:] += (~is_true_P & missing_P).sum()
+    return true_T[::-1].cumsum(), false_T[::-1].cumsum()
 
 
 def _similarities(

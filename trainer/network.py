@@ -1,4 +1,4 @@
-"""The trained network: a backbone that gives h, and an objective that owns the rest."""
+"""The trained network: a backbone that gives h, and the objectives that own the rest."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from index.errors import RunError
-from trainer.backbones import create_backbone
+from trainer.backbones import Backbone, create_backbone
 from trainer.objectives.simclr import SimCLR
+from trainer.objectives.sscd import CopyDescriptor, Sources
 
 METHODS = ("simclr",)
 
-# Kindred's networks normalise like this, inside the network, so that it cannot be forgotten.
-PIXEL_MEAN = (0.485, 0.456, 0.406)
-PIXEL_DEVIATION = (0.229, 0.224, 0.225)
-
 
 class Network(nn.Module):
-    """Pixels to h, and h to the objective's loss.
+    """Pixels to h, and h to the losses.
 
-    ``backbone_name``, ``width`` and ``image_size`` go to :func:`create_backbone`.
+    With ``copies`` a second objective trains a descriptor of its own, pooled from the same feature
+    map; without it the projection of the first is the descriptor, the best there is.
+
+    Shape suffixes: N images, M views, S image size, C channels, H W size of the feature map, D
+    width of h, K width of the descriptor.
     """
 
     mean: Tensor
@@ -35,32 +36,85 @@ class Network(nn.Module):
         image_size: int,
         projection_width: int,
         temperature: float,
+        copies: bool = False,
+        descriptor_width: int = 256,
+        entropy_weight: float = 30.0,
     ) -> None:
         super().__init__()
         if method not in METHODS:
             raise RunError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("deviation", torch.tensor(PIXEL_DEVIATION).view(1, 3, 1, 1))
         self.backbone = create_backbone(backbone_name, image_size, width)
-        self.embedding_dim = int(self.backbone.num_features)  # type: ignore[arg-type]
-        self.objective = SimCLR(self.embedding_dim, projection_width, temperature)
+        _check_map(self.backbone, backbone_name, image_size, copies)
+        # The normalisation is inside the network, so that it cannot be forgotten.
+        self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
+        self.register_buffer("deviation", torch.tensor(self.backbone.deviation).view(1, 3, 1, 1))
+        self.objective = SimCLR(self.backbone.width, projection_width, temperature)
+        self.copies = (
+            CopyDescriptor(self.backbone.channels, descriptor_width, entropy_weight=entropy_weight)
+            if copies
+            else None
+        )
 
-    def forward(self, views_NCSS: Tensor) -> Tensor:
-        """Loss of a batch of views in 0 to 1, first views in the first half."""
-        loss: Tensor = self.objective(self.represent(views_NCSS))
-        return loss
+    def forward(
+        self, views_M3SS: Tensor, sources: Sources | None = None, mixed: int = 0
+    ) -> dict[str, Tensor]:
+        """Losses of a batch of views in 0 to 1, first views in the first half.
 
-    def represent(self, views_NCSS: Tensor) -> Tensor:
+        Args:
+            sources: which images the views show; needed where the network has ``copies``.
+            mixed: how many views at the end show two images. They and their partners take no part
+                in the first objective, whose positive pairs are of one image each.
+
+        Returns:
+            ``loss``, what is minimised; ``spread``, 0 where all h are equal, at most 1; and each
+            objective's own loss where there are two.
+        """
+        map_MCHW, h_MD = self.backbone((views_M3SS - self.mean) / self.deviation)
+        with torch.no_grad():
+            mean_D = functional.normalize(h_MD.float(), dim=1).mean(0)
+            spread = 1 - mean_D.square().sum()
+        if self.copies is None:
+            return {"loss": self.objective(h_MD), "spread": spread}
+        if sources is None:
+            raise ValueError("sources are missing, which the loss of copies needs")
+        half = len(h_MD) // 2
+        pure_MD = torch.cat([h_MD[: half - mixed], h_MD[half : len(h_MD) - mixed]])
+        contrast = self.objective(pure_MD)
+        copies = self.copies(map_MCHW, sources)
+        losses = {"loss_contrast": contrast.detach(), "loss_copies": copies.detach()}
+        return {"loss": contrast + copies, "spread": spread} | losses
+
+    def represent(self, views_N3SS: Tensor) -> Tensor:
         """h, (N, D), of float32 pixels (N, 3, S, S) in 0 to 1."""
-        h: Tensor = self.backbone((views_NCSS - self.mean) / self.deviation)
+        h: Tensor = self.backbone((views_N3SS - self.mean) / self.deviation)[1]
         return h
 
     def encode(self, pixels_NSSC: Tensor) -> tuple[Tensor, Tensor]:
-        """H (N, D) and z (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
+        """H (N, D) and descriptor (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
 
-        h becomes the embedding, since it is better at likeness than the projection; z becomes the
-        descriptor, since it was trained to tell each image from all others through its edits.
+        h becomes the embedding, since it is better at likeness than what the losses see.
         """
-        h = self.represent(pixels_NSSC.permute(0, 3, 1, 2).float() / 255)
-        z = self.objective.projector(h)
-        return functional.normalize(h, dim=1), functional.normalize(z, dim=1)
+        x_N3SS = pixels_NSSC.permute(0, 3, 1, 2).float() / 255
+        map_NCHW, h_ND = self.backbone((x_N3SS - self.mean) / self.deviation)
+        if self.copies is None:
+            descriptor_NK = self.objective.projector(h_ND)
+        else:
+            descriptor_NK = self.copies.describe(map_NCHW)
+        return functional.normalize(h_ND, dim=1), functional.normalize(descriptor_NK, dim=1)
+
+
+@torch.no_grad()
+def _check_map(backbone: Backbone, name: str, size: int, copies: bool) -> None:
+    """Try one image, so that a model that cannot take it is refused before anything starts."""
+    backbone.eval()
+    try:
+        map_NCHW, _ = backbone(torch.zeros(1, 3, size, size))
+    except Exception as error:  # each model has its own way to refuse
+        raise RunError(f"backbone {name!r} does not take images of {size} px: {error}") from error
+    finally:
+        backbone.train()
+    if copies and (map_NCHW.ndim != 4 or map_NCHW.shape[1] != backbone.channels):
+        raise RunError(
+            f"backbone {name!r} gives a tensor of shape {tuple(map_NCHW.shape)}, expected a map "
+            f"(1, {backbone.channels}, H, W), which the descriptor of copies is pooled from"
+        )

@@ -58,22 +58,38 @@ class LARS(Optimizer):
                 parameter.sub_(state["momentum"])
 
 
-def create_optimizer(name: str, module: nn.Module, weight_decay: float) -> Optimizer:
-    """LARS, SGD with momentum 0.9, or AdamW; the rate is set before each step.
+def create_optimizer(
+    name: str, module: nn.Module, weight_decay: float, backbone_rate: float = 1.0
+) -> Optimizer:
+    """LARS, SGD with momentum 0.9, or AdamW; ``set_rate`` sets the rate before each step.
 
     Biases and norm parameters (all tensors with fewer than two dimensions) take no weight decay
-    and no LARS adaptation (Chen et al. 2020, the authors' code).
+    and no LARS adaptation (Chen et al. 2020, the authors' code). What is named ``backbone`` learns
+    at ``backbone_rate`` times the rate of the heads.
     """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]
-    decayed: dict[str, Any] = {"params": weights, "weight_decay": weight_decay}
-    excluded: dict[str, Any] = {"params": others, "weight_decay": 0.0}
+    groups: list[dict[str, Any]] = []
+    for share, in_backbone in ((backbone_rate, True), (1.0, False)):
+        trained = [
+            parameter
+            for path, parameter in module.named_parameters()
+            if parameter.requires_grad and path.startswith("backbone.") == in_backbone
+        ]
+        weights = [parameter for parameter in trained if parameter.ndim > 1]
+        others = [parameter for parameter in trained if parameter.ndim <= 1]
+        groups.append({"params": weights, "weight_decay": weight_decay, "share": share})
+        groups.append({"params": others, "weight_decay": 0.0, "share": share, "adapt": False})
+    groups = [group for group in groups if group["params"]]
     if name == "lars":
-        return LARS([decayed, {**excluded, "adapt": False}], lr=0.0)
+        return LARS(groups, lr=0.0)
     if name == "sgd":
-        return torch.optim.SGD([decayed, excluded], lr=0.0, momentum=0.9)
-    return torch.optim.AdamW([decayed, excluded], lr=0.0)
+        return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=0.0)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Let the next step be taken at this rate, and the backbone's at its share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:

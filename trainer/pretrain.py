@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -12,145 +14,228 @@ from types import FrameType
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from index.errors import DataError, RunError, TrainingDiverged
+from index.errors import DataError, RunError
 from index.image import Fit
-from trainer import checkpoint
+from trainer import checkpoint, distributed, provenance
 from trainer.data import Images, load_images
+from trainer.edits import EditSettings, make_edits, mix
+from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
+from trainer.loader import Batches
 from trainer.metrics import joint_labels, weighted_knn
 from trainer.network import Network
-from trainer.optimisers import create_optimizer, learning_rate
+from trainer.objectives.sscd import Sources
+from trainer.optimisers import create_optimizer, learning_rate, set_rate
+from trainer.profile import Profile
 from trainer.settings import PretrainSettings
+from trainer.start import load_start
 from trainer.views import make_views
-
-MOST_OF_GPU_MEMORY = 0.4
-"""The share of free GPU memory up to which all images are kept there."""
 
 
 def pretrain(settings: PretrainSettings) -> Images:
     """Train until the epochs, the minutes or the user's patience are over.
 
     The same call goes on where an interrupted one stopped. On a CPU the result is then the same,
-    to the bit, as without the interruption: every random number comes from the seed and the step
-    alone.
+    to the bit, as without the interruption: every random number comes from the seed, the step and
+    the process's rank alone. Under torchrun the batch is shared out among the processes.
 
     Returns:
         The images that were learnt from; their ``skipped`` says which were left out.
 
     Raises:
         DataError, RunError, SourceError: before training starts.
-        TrainingDiverged: the loss is not finite; the last checkpoint is intact.
+        RunError: out of memory, or a checkpoint could not be written.
+        TrainingDiverged: the loss is not finite, or the representation collapsed.
+        The last checkpoint is intact in each case.
     """
-    run = Path(settings.out)
     device = torch.device(resolve_device(settings.device))
+    with distributed.process_group(device):
+        try:
+            return _pretrain(settings, device)
+        except (MemoryError, RuntimeError) as error:
+            # torch has a class of its own for GPUs only; on a CPU the sentence tells.
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error):
+                raise RunError(
+                    f"out of memory with batches of {settings.batch_size} images of "
+                    f"{settings.image_size} px: try a smaller --batch-size; the last checkpoint "
+                    f"in {settings.out} is intact ({error})"
+                ) from error
+            raise
+
+
+def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
+    run, main, world = Path(settings.out), distributed.is_main(), distributed.world_size()
+    if settings.batch_size % world:
+        raise RunError(f"batch_size is {settings.batch_size}, expected a multiple of {world}")
     images, evaluation = _load(settings, run)
-    _check_settings(run, settings, images.digest)
+    if main:
+        _check_settings(run, settings, images.digest)
 
     torch.manual_seed(settings.seed)
-    network = create_network(settings).to(device).to(memory_format=torch.channels_last)
-    optimizer = create_optimizer(settings.optimizer, network, settings.weight_decay)
+    network = create_network(settings)
     step, seconds_before = 0, 0.0
+    state = None
     if (run / checkpoint.CHECKPOINT).exists():
         state = checkpoint.load_checkpoint(run, device)
+    elif settings.from_ and main:
+        print(load_start(network, Path(settings.from_)))
+    elif settings.from_:
+        load_start(network, Path(settings.from_))
+    if settings.frozen_stages:
+        network.backbone.freeze(settings.frozen_stages)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    optimizer = create_optimizer(
+        settings.optimizer, network, settings.weight_decay, settings.backbone_rate
+    )
+    if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds_before = state["step"], state["seconds"]
         print(f"going on at step {step} of {run}")
-    checkpoint.trim_log(run, step)
+    model: nn.Module = network
+    if world > 1:
+        distributed.synchronise_norms(network)
+        model = DistributedDataParallel(model)
+    if settings.compile:
+        model.compile()
 
     steps_per_epoch = len(images) // settings.batch_size
     total_steps = settings.epochs * steps_per_epoch
     warmup_steps = round(settings.warmup() * steps_per_epoch)
     eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
-    views = settings.views()
-    pixels = torch.from_numpy(images.pixels)
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        if pixels.nbytes < MOST_OF_GPU_MEMORY * free:
-            pixels = pixels.to(device)
-    order = _epoch_order(settings.seed, step // steps_per_epoch, len(images))
-
+    rows = _rows(settings, len(images), step, total_steps)
+    profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
-    with (
-        SummaryWriter(run / "tensorboard", purge_step=step) as board,
-        _Interrupt() as interrupt,
-        tqdm(total=total_steps, initial=step, unit="step", desc="pretraining") as bar,
-    ):
 
-        def record(values: dict[str, float]) -> None:
-            when = {"step": step, "epoch": step / steps_per_epoch}
-            checkpoint.append_log(run, when | values)
-            for name, value in values.items():
-                board.add_scalar(name, value, step)
+    with ExitStack() as stack:
+        board = None
+        if main:
+            checkpoint.trim_log(run, step)
+            board = stack.enter_context(SummaryWriter(run / "tensorboard", purge_step=step))
+        bar = stack.enter_context(
+            tqdm(total=total_steps, initial=step, unit="step", desc="pretraining", disable=not main)
+        )
+        interrupt = stack.enter_context(_Interrupt())
+        batches = stack.enter_context(Batches(images.pixels, device)).of(rows)
+        journal = Journal(
+            run, steps_per_epoch, main, board, bar,
+            GPU_STEPS_BETWEEN_READS if device.type == "cuda" else 1,
+        )  # fmt: skip
 
         def evaluate() -> None:
-            if evaluation is not None:
+            if evaluation is not None and main:
                 knn = knn_accuracy(network, evaluation, images, settings.image_size, device, bf16)
-                record({"knn": knn})
+                journal.write({"step": step, "knn": knn})
                 tqdm.write(f"epoch {step / steps_per_epoch:.1f}: kNN {100 * knn:.1f} %")
 
         if step == 0:
             evaluate()
         network.train()
         while step < total_steps:
-            epoch, place = divmod(step, steps_per_epoch)
-            if place == 0:
-                order = _epoch_order(settings.seed, epoch, len(images))
-            # Sorted, because the pixels may lie on disk.
-            rows = np.sort(order[place * settings.batch_size : (place + 1) * settings.batch_size])
-            step_seed = _step_seed(settings.seed, step)
-            generator = torch.Generator(device).manual_seed(step_seed)
-            torch.manual_seed(step_seed)  # of dropout, where a backbone has it
-            batch = pixels[torch.from_numpy(rows).to(pixels.device)].to(device)
-            batch_NCHW = batch.permute(0, 3, 1, 2)
-            x = torch.cat([make_views(batch_NCHW, views, generator) for _ in range(2)])
-            x = x.contiguous(memory_format=torch.channels_last)
-
+            with profile.part("data"):
+                batch_N3HW = next(batches)
+            with profile.part("views"):
+                x, sources, mixed = training_views(batch_N3HW, settings, step)
             rate = learning_rate(step, total_steps, warmup_steps, settings.peak_rate())
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                loss = network(x)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"loss is {value} at step {step}, learning rate {rate:.4g}: try a lower rate "
-                    f"or a longer warm-up; the last checkpoint in {run} is intact"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            set_rate(optimizer, rate)
+            with profile.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                losses = model(x, sources, mixed)
+            with profile.part("backward"):
+                optimizer.zero_grad()
+                losses["loss"].backward()
+            with profile.part("optimizer"):
+                optimizer.step()
             step += 1
 
-            now = time.monotonic()
-            seconds = now - started
-            total_seconds = seconds_before + seconds
-            record({"loss": value, "learning_rate": rate, "seconds": total_seconds})
-            bar.update()
-            bar.set_postfix(loss=f"{value:.3f}", epoch=f"{step / steps_per_epoch:.2f}")
+            seconds = time.monotonic() - started
+            known = {"learning_rate": rate, "seconds": seconds_before + seconds}
+            checked = journal.step(step, known, losses)
             if step % eval_steps == 0 or step == total_steps:
+                journal.read()
                 evaluate()
+            if not (checked or step == total_steps):
+                continue
             minutes_over = seconds > 60 * (settings.max_minutes or math.inf)
-            stop = interrupt.asked or minutes_over
-            if stop or step == total_steps or now - saved > 60 * settings.checkpoint_every_minutes:
+            stop = distributed.any_process(interrupt.asked or minutes_over)
+            due = time.monotonic() - saved > 60 * settings.checkpoint_every_minutes
+            if main and (stop or step == total_steps or due):
+                journal.read()
                 state = {
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "step": step,
-                    "seconds": total_seconds,
+                    "seconds": seconds_before + seconds,
                 }
                 checkpoint.save_checkpoint(run, state)
-                saved = now
+                saved = time.monotonic()
             if stop and step < total_steps:
-                why = "interrupted" if interrupt.asked else f"{settings.max_minutes:g} minutes over"
+                why = "interrupted" if interrupt.asked else f"{settings.max_minutes} minutes over"
                 tqdm.write(f"{why} at step {step} of {total_steps}; the same command goes on")
                 break
+    if settings.profile and main:
+        print(profile.table(2 * settings.batch_size))
+    distributed.wait()  # for the last checkpoint
     return images
+
+
+def training_views(
+    batch_N3HW: Tensor, settings: PretrainSettings, step: int
+) -> tuple[Tensor, Sources | None, int]:
+    """The two views of each image, what each shows, and how many of them show two images.
+
+    Both are the method's views. With copies the second are strong edits instead, and some at the
+    end of the batch are mixed with one another.
+
+    Args:
+        batch_N3HW: uint8, this process's share of the batch.
+
+    Returns:
+        Views float32 (2N, 3, S, S) in 0 to 1, first views in the first half; and what
+        ``Network.forward`` takes beside them.
+    """
+    n, device = len(batch_N3HW), batch_N3HW.device
+    seed = _step_seed(settings.seed, step, distributed.rank())
+    generator = torch.Generator(device).manual_seed(seed)
+    torch.manual_seed(seed)  # of dropout, where a backbone has it
+    first = make_views(batch_N3HW, settings.views(), generator)
+    sources, mixed = None, 0
+    if settings.copies:
+        second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator)
+        numbers_N = torch.arange(n, device=device)
+        partners_N = numbers_N.clone()
+        mixed = round(settings.mixed_share * n)
+        if mixed > 1:
+            second[n - mixed :], partners = mix(second[n - mixed :], generator, 1.0)
+            partners_N[n - mixed :] = n - mixed + partners
+        offset = distributed.rank() * n
+        sources = Sources(
+            offset + torch.cat([numbers_N, numbers_N]), offset + torch.cat([numbers_N, partners_N])
+        )
+    else:
+        second = make_views(batch_N3HW, settings.views(), generator)
+    x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
+    return x, sources, mixed
+
+
+def _rows(
+    settings: PretrainSettings, length: int, step: int, total_steps: int
+) -> Iterator[NDArray[np.int64]]:
+    """This process's rows of the images, for each step from ``step`` on."""
+    share = settings.batch_size // distributed.world_size()
+    steps_per_epoch = length // settings.batch_size
+    order = np.empty(0, np.int64)
+    for each in range(step, total_steps):
+        epoch, place = divmod(each, steps_per_epoch)
+        if place == 0 or not len(order):
+            order = np.random.default_rng([settings.seed, epoch]).permutation(length)
+        start = place * settings.batch_size + distributed.rank() * share
+        yield np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
 
 
 def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]:
@@ -183,6 +268,9 @@ def create_network(settings: PretrainSettings) -> Network:
         image_size=settings.image_size,
         projection_width=settings.projection_width,
         temperature=settings.temperature,
+        copies=settings.copies,
+        descriptor_width=settings.descriptor_width,
+        entropy_weight=settings.entropy_weight,
     )
 
 
@@ -208,7 +296,7 @@ def knn_accuracy(
     device: torch.device,
     autocast: bool,
 ) -> float:
-    """Weighted kNN (k=200, temperature 0.07) on h of the evaluation images.
+    """Weighted kNN (k=200, temperature 0.07) on h of the evaluation images, 0 to 1.
 
     The bank is up to 10,000 training images where they have labels, spread evenly; else the
     evaluation images themselves, leave-one-out.
@@ -248,20 +336,22 @@ def _represent(
     return torch.cat(parts)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """One seed a step, far from those of its neighbours."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def _epoch_order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(length)
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """One seed a step and process, far from those of its neighbours."""
+    entropy = [seed, step, rank] if rank else [seed, step]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _check_settings(run: Path, settings: PretrainSettings, digest: str) -> None:
-    """Record the settings of a new run; refuse to go on with others."""
+    """Record what makes a new run; refuse to go on with other settings or images."""
     if not (run / checkpoint.CHECKPOINT).exists():
-        versions = {"data_digest": digest, "torch": torch.__version__}
-        checkpoint.write_settings(run, asdict(settings) | versions)
+        record = asdict(settings) | {
+            "data_digest": digest,
+            "start_digest": provenance.start_digest(settings.from_),
+            "code_digest": provenance.code_digest(),
+            "versions": provenance.versions(),
+        }
+        checkpoint.write_settings(run, record)
         return
     recorded = checkpoint.read_settings(run)
     differences = settings.differences(recorded)

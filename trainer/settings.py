@@ -36,8 +36,17 @@ class PretrainSettings:
         None, "labelled images for kNN accuracy while it trains", changes_numbers=False
     )
     method: str = setting("simclr", "training objective: simclr")
+    copies: bool = setting(
+        False, "train the descriptor to tell copies, with strong edits as second views"
+    )
+    from_: str | None = setting(
+        None, "where the weights start: an earlier run, encoder file, or file of backbone weights"
+    )
     backbone: str = setting("resnet18", "model of timm, by name")
     width: float = setting(1.0, "multiplies a ResNet's channels")
+    frozen_stages: int = setting(
+        0, "stages of the backbone, from the stem on, that keep the weights of --from"
+    )
     image_size: int = setting(64, "side of the encoder's input in pixels")
     stored_size: int | None = setting(
         None, "side at which images are kept to crop from [twice the image size]"
@@ -50,11 +59,19 @@ class PretrainSettings:
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
     temperature: float = setting(0.2, "of NT-Xent")
-    projection_width: int = setting(128, "width of the projection, and so of the descriptor")
+    projection_width: int = setting(
+        128, "width of the projection, the descriptor where copies are not trained"
+    )
+    descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
+    entropy_weight: float = setting(30.0, "of the term of --copies that spreads descriptors")
+    mixed_share: float = setting(
+        0.25, "of the images of a batch whose second view --copies mixes with another"
+    )
     optimizer: str = setting("lars", "lars, sgd or adamw")
     learning_rate: float | None = setting(
         None, "peak rate [f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]"
     )
+    backbone_rate: float = setting(1.0, "share of the rate at which the backbone learns, not heads")
     weight_decay: float = setting(1e-6, "on all but biases and norms")
     warmup_epochs: float | None = setting(
         None, "epochs of linear warm-up [a tenth of all, at most 10]"
@@ -64,6 +81,10 @@ class PretrainSettings:
         None, "of the colours [the paper's: 0.5 up to 40 px, 1 above]"
     )
     blur_probability: float | None = setting(None, "[the paper's: 0 up to 40 px, 0.5 above]")
+    compile: bool = setting(False, "compile the network with torch.compile")
+    profile: bool = setting(
+        False, "measure the parts of a step, and print them last", changes_numbers=False
+    )
     precision: str = setting("auto", "fp32, bf16, or auto: bf16 on a GPU, fp32 on a CPU")
     seed: int = setting(0, "of the weights, the order and the views")
     device: str = setting(
@@ -83,7 +104,8 @@ class PretrainSettings:
                 raise RunError(f"{name} is empty, expected a path")
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
-            "projection_width", "learning_rate", "workers", "eval_every_epochs",
+            "projection_width", "descriptor_width", "learning_rate",
+            "backbone_rate", "workers", "eval_every_epochs",
             "checkpoint_every_minutes",
         ]  # fmt: skip
         for name in positive:
@@ -97,6 +119,14 @@ class PretrainSettings:
             )
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
             raise RunError(f"warmup_epochs is {self.warmup_epochs}, expected 0 to {self.epochs}")
+        if self.frozen_stages < 0 or (self.frozen_stages and not self.from_):
+            raise RunError(
+                f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
+            )
+        if not 0 <= self.mixed_share <= 0.5:
+            raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
+        if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
+            raise RunError(f"entropy_weight is {self.entropy_weight}, expected 0 or more")
         choices = {"optimizer": ("lars", "sgd", "adamw"), "precision": ("auto", "fp32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

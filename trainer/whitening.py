@@ -17,25 +17,29 @@ SMALLEST_SHARE = 1e-6
 
 
 class Whitening(nn.Module):
-    """Unit rows (N, D) to whitened unit rows (N, D).
+    """Unit rows (N, D) to whitened unit rows (N, K).
 
     Args:
         sample_ND: unit rows that the mean and the covariance are taken from; N > 1.
         power: 0 only centres, 1 whitens fully.
+        width: K, the strongest directions are kept; D by default, and where D is less.
     """
 
     mean_D: Tensor
-    matrix_DD: Tensor
+    matrix_DK: Tensor
 
-    def __init__(self, sample_ND: Tensor, power: float) -> None:
+    def __init__(self, sample_ND: Tensor, power: float, width: int | None = None) -> None:
         super().__init__()
         mean_D = sample_ND.double().mean(0)
         centred = sample_ND.double() - mean_D
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(sample_ND))
         scales = values.clamp(min=float(values[-1]) * SMALLEST_SHARE) ** (-power / 2)
         self.register_buffer("mean_D", mean_D.float())
-        self.register_buffer("matrix_DD", ((vectors * scales) @ vectors.T).float())
+        matrix = vectors * scales
+        # With all directions kept, back into the axes that the network made.
+        matrix = matrix[:, -width:] if width and width < len(values) else matrix @ vectors.T
+        self.register_buffer("matrix_DK", matrix.float())
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Centre, whiten, and bring to unit length."""
-        return functional.normalize((x_ND - self.mean_D) @ self.matrix_DD, dim=1)
+        return functional.normalize((x_ND - self.mean_D) @ self.matrix_DK, dim=1)

@@ -1,0 +1,73 @@
+"""A run started again with its settings ends with the same weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from index.errors import RunError
+from trainer import checkpoint, cli
+from trainer.pretrain import pretrain
+from trainer.reproduce import ReproduceSettings, reproduce
+from trainer.settings import PretrainSettings
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A short run on 32 photographs."""
+    (tmp_path / "pictures").mkdir()
+    for path in sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))[::6][:32]:
+        shutil.copy(path, tmp_path / "pictures")
+    settings = PretrainSettings(
+        data=str(tmp_path / "pictures"), out=str(tmp_path / "run"), image_size=16, width=0.125,
+        batch_size=16, epochs=2, device="cpu",
+    )  # fmt: skip
+    pretrain(settings)
+    return tmp_path / "run"
+
+
+def test_same_weights_from_images_that_were_moved(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "pictures").rename(moved)
+    out = tmp_path / "again"
+    arguments = ["reproduce", str(run), "--out", str(out), "--data", str(moved), "--json"]
+    assert cli.main(arguments) == 0
+    printed = capsys.readouterr()
+    report = json.loads(printed.out.splitlines()[-1])
+    assert report["same_weights"] is True
+    assert report["loss_difference"] == 0
+    assert report["steps"] == 4
+    assert report["differences"] == []
+    assert "weights equal to the bit" in printed.out
+
+
+def test_other_images_are_refused(run: Path, tmp_path: Path) -> None:
+    next((tmp_path / "pictures").glob("*.jpg")).unlink()
+    with pytest.raises(RunError, match=r"does not hold the images.*digest"):
+        reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
+
+
+def test_changed_code_and_versions_are_told(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded = checkpoint.read_settings(run)
+    recorded["code_digest"] = "0" * 64
+    recorded["versions"]["torch"] = "1.0"
+    checkpoint.write_settings(run, recorded)
+    comparison = reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
+    assert comparison.same_weights
+    told = capsys.readouterr().err
+    assert "torch was 1.0, now" in told
+    assert "the code of index/ or trainer/ has changed" in told
+
+
+def test_run_does_not_overwrite_itself(run: Path) -> None:
+    with pytest.raises(RunError, match="expected another folder"):
+        ReproduceSettings(str(run), str(run))

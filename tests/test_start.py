@@ -1,0 +1,124 @@
+"""Going on from an earlier run, an encoder file, or a file of weights."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from index.errors import RunError
+from trainer import checkpoint, cli
+from trainer.export import ExportSettings, export
+from trainer.pretrain import create_network, pretrain
+from trainer.settings import PretrainSettings
+from trainer.start import inherited, load_start
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
+    """Of a run on 32 photographs that is already there, with its encoder file beside it."""
+    root = tmp_path_factory.mktemp("start")
+    (root / "pictures").mkdir()
+    for path in sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))[::6][:32]:
+        shutil.copy(path, root / "pictures")
+    settings = PretrainSettings(
+        data=str(root / "pictures"), out=str(root / "run"), image_size=24, width=0.125,
+        projection_width=16, descriptor_width=24, batch_size=16, epochs=1, device="cpu",
+        copies=True, optimizer="adamw",
+    )  # fmt: skip
+    pretrain(settings)
+    export(ExportSettings(str(root / "run"), str(root / "encoder.onnx")))
+    return settings
+
+
+@pytest.mark.parametrize("kind", ["run", "encoder.onnx"])
+def test_run_and_encoder_bring_every_weight_and_their_settings(
+    kind: str, settings: PretrainSettings
+) -> None:
+    path = Path(settings.out).parent / kind
+    brought = inherited(path)
+    assert brought["backbone"] == "resnet18"
+    assert brought["width"] == 0.125
+    assert brought["image_size"] == 24
+    torch.manual_seed(5)
+    network = create_network(settings)
+    sentence = load_start(network, path)
+    assert "backbone" in sentence
+    trained = checkpoint.load_checkpoint(Path(settings.out))["network"]
+    for name, value in network.state_dict().items():
+        # The projection does not serve, so an encoder file has none.
+        if "num_batches" not in name and not (name.startswith("objective") and kind != "run"):
+            assert torch.equal(value, trained[name]), name
+
+
+def test_network_from_an_encoder_file_represents_as_the_trained_one(
+    settings: PretrainSettings,
+) -> None:
+    """In training mode too, where norms use the batch: nothing was folded away."""
+    trained, started = create_network(settings), create_network(settings)
+    trained.load_state_dict(checkpoint.load_checkpoint(Path(settings.out))["network"])
+    load_start(started, Path(settings.out).parent / "encoder.onnx")
+    pixels = torch.rand(8, 3, 24, 24)
+    for network in (trained, started):
+        network.train()
+    with torch.no_grad():
+        assert torch.equal(trained.represent(pixels), started.represent(pixels))
+
+
+def test_weights_of_a_library_are_taken_by_their_names(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    model = timm.create_model("mobilenetv3_small_050", num_classes=10)
+    wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "weights.pt")
+    network = create_network(
+        replace(settings, backbone="mobilenetv3_small_050", width=1.0, image_size=32)
+    )
+    sentence = load_start(network, tmp_path / "weights.pt")
+    assert "copies, objective from scratch" in sentence
+    own = network.backbone.model.state_dict()
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in own.items())
+
+
+def test_weights_of_another_backbone_are_refused_with_shapes(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    model = timm.create_model("resnet18", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(RunError, match=r"does not fit the backbone.*expected \("):
+        load_start(create_network(settings), tmp_path / "weights.pt")
+
+
+def test_what_is_nothing_to_start_from_is_refused(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="neither a folder of a run nor a file"):
+        inherited(tmp_path / "nowhere")
+    (tmp_path / "weights.pt").write_bytes(b"PK\3\4 nothing")
+    with pytest.raises(RunError, match="cannot be read as a file of weights"):
+        load_start(create_network(settings), tmp_path / "weights.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    with pytest.raises(RunError, match="holds a list, expected tensors by name"):
+        load_start(create_network(settings), tmp_path / "list.pt")
+
+
+def test_command_line_goes_on_without_naming_the_backbone(
+    settings: PretrainSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "on"
+    arguments = ["pretrain", "--data", settings.data, "--out", str(out), "--epochs", "1",
+                 "--batch-size", "16", "--device", "cpu", "--projection-width", "16",
+                 "--from", str(Path(settings.out).parent / "encoder.onnx")]  # fmt: skip
+    assert cli.main(arguments) == 0
+    assert "weights of the backbone" in capsys.readouterr().out
+    recorded = checkpoint.read_settings(out)
+    assert (recorded["backbone"], recorded["width"], recorded["image_size"]) == (
+        "resnet18", 0.125, 24,
+    )  # fmt: skip
+    assert recorded["start_digest"]

@@ -1,0 +1,99 @@
+"""What a run tells while it trains: log, TensorBoard and the line on the screen.
+
+Values stay on the device until they are read, because reading one makes the host wait for the
+device: on a GPU that is every few steps, on a CPU every step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Never
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from index.errors import TrainingDiverged
+from trainer import checkpoint
+
+GPU_STEPS_BETWEEN_READS = 10
+LEAST_SPREAD = 1e-3
+"""Of h: one less the squared length of the mean unit vector. Untrained networks have .2 or more;
+a collapsed one has what rounding leaves."""
+
+
+@dataclass
+class Journal:
+    """Log of one run; ``main`` is false in all processes but one, which then only check.
+
+    Attributes:
+        steps_per_epoch: turns steps into epochs.
+    """
+
+    run: Path
+    steps_per_epoch: int
+    main: bool
+    board: SummaryWriter | None
+    bar: tqdm[Never]
+    steps_between_reads: int
+    _waiting: list[tuple[dict[str, float], dict[str, Tensor]]] = field(default_factory=list)
+
+    def step(self, step: int, known: dict[str, float], losses: dict[str, Tensor]) -> bool:
+        """Note a step that was taken; true when values were read and checked.
+
+        Raises:
+            TrainingDiverged: the loss is not finite, or the representation collapsed.
+        """
+        self._waiting.append(({"step": step} | known, losses))
+        if step % self.steps_between_reads == 0:
+            self.read()
+            return True
+        return False
+
+    def read(self) -> None:
+        """Fetch, check and write down what is waiting.
+
+        Raises:
+            TrainingDiverged: the loss is not finite, or the representation collapsed.
+        """
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        names = list(waiting[0][1])
+        fetched = torch.stack([torch.stack([each[1][name] for name in names]) for each in waiting])
+        for (known, _), values in zip(
+            waiting, fetched.detach().float().cpu().tolist(), strict=True
+        ):
+            record = known | dict(zip(names, values, strict=True))
+            self._check(record)
+            self.write(record)
+            self.bar.update()
+        if self.main:
+            epoch = f"{record['step'] / self.steps_per_epoch:.2f}"
+            self.bar.set_postfix(loss=f"{record['loss']:.3f}", epoch=epoch)
+
+    def write(self, record: dict[str, float]) -> None:
+        """Add a line to the log, and its values to TensorBoard."""
+        if not self.main or self.board is None:
+            return
+        step = record["step"]
+        checkpoint.append_log(self.run, {"epoch": step / self.steps_per_epoch} | record)
+        for name in record.keys() - {"step", "epoch"}:
+            self.board.add_scalar(name, record[name], int(step))
+
+    def _check(self, record: dict[str, float]) -> None:
+        where = f"at step {record['step']}, learning rate {record['learning_rate']:.4g}"
+        advice = (
+            f"try a lower rate or a longer warm-up; the last checkpoint in {self.run} is intact"
+        )
+        if not math.isfinite(record["loss"]):
+            raise TrainingDiverged(f"loss is {record['loss']} {where}: {advice}")
+        if record["spread"] < LEAST_SPREAD:
+            raise TrainingDiverged(
+                f"the representation collapsed {where}: all images of the batch have nearly the "
+                f"same h (spread {record['spread']:.1e}, expected at least {LEAST_SPREAD}); "
+                f"{advice}"
+            )

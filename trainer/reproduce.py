@@ -1,0 +1,122 @@
+"""`kindred-train reproduce`: start a run again with its settings, and compare the two."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from index.errors import RunError
+from trainer import checkpoint, provenance
+from trainer.data import load_images
+from trainer.pretrain import pretrain
+from trainer.settings import PretrainSettings, setting
+
+
+@dataclass(frozen=True)
+class ReproduceSettings:
+    """Which run, and where the second one goes."""
+
+    run: str = setting("", "folder of the run to repeat", positional=True)
+    out: str = setting("", "folder of the new run")
+    data: str | None = setting(None, "where its images are now [where they were]")
+    eval_data: str | None = setting(None, "where its labelled images are now [where they were]")
+    device: str | None = setting(None, "cpu or cuda [as it was started]")
+
+    def __post_init__(self) -> None:
+        if not self.run or not self.out:
+            raise RunError("expected the folder of a run and --out FOLDER")
+        if Path(self.run).resolve() == Path(self.out).resolve():
+            raise RunError(f"out is {self.out}, the run itself; expected another folder")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How the second run compares with the first.
+
+    ``loss_difference`` is the largest over the ``steps`` that both have; ``same_weights`` tells
+    whether every tensor of both networks is equal to the bit, after as many steps.
+    """
+
+    run: str
+    out: str
+    steps: int
+    loss_difference: float
+    same_weights: bool
+    differences: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """The comparison in words."""
+        weights = "weights equal to the bit" if self.same_weights else "weights differ"
+        return f"{self.steps} steps, losses differ by at most {self.loss_difference:g}, {weights}"
+
+
+def reproduce(settings: ReproduceSettings) -> Reproduction:
+    """Train again with the settings of a run, from the same images, seed and starting weights.
+
+    Other versions of the code or of a package are told, since they may change the numbers.
+
+    Raises:
+        RunError: the images or the starting weights are not those of the run.
+    """
+    run = Path(settings.run)
+    recorded = checkpoint.read_settings(run)
+    names = PretrainSettings.__dataclass_fields__
+    chosen = {
+        name: getattr(settings, name)
+        for name in ("out", "data", "eval_data", "device")
+        if getattr(settings, name) is not None
+    }
+    known = {name: recorded[name] for name in names if name in recorded}
+    again = PretrainSettings(**known | chosen | {"max_minutes": None})
+    digest = load_images(
+        again.data, again.fit(), Path(again.out) / "data", workers=again.workers
+    ).digest
+    if digest != recorded["data_digest"]:
+        raise RunError(
+            f"{again.data} does not hold the images of {run}: their digest is {digest[:12]}, "
+            f"expected {recorded['data_digest'][:12]}"
+        )
+    start = provenance.start_digest(again.from_)
+    if start != recorded["start_digest"]:
+        raise RunError(f"{again.from_} has changed since {run} started from it")
+    differences = _differences(recorded)
+    for difference in differences:
+        print(f"differs from {run}: {difference}", file=sys.stderr)
+    pretrain(again)
+    return _compare(run, Path(again.out), differences)
+
+
+def _differences(recorded: dict[str, object]) -> tuple[str, ...]:
+    """Sentences on what is no longer as it was."""
+    before = recorded["versions"]
+    assert isinstance(before, dict)
+    found = [
+        f"{name} was {before.get(name)}, now {now}"
+        for name, now in provenance.versions().items()
+        if before.get(name) != now
+    ]
+    if recorded["code_digest"] != provenance.code_digest():
+        found.append("the code of index/ or trainer/ has changed")
+    return tuple(found)
+
+
+def _compare(run: Path, out: Path, differences: tuple[str, ...]) -> Reproduction:
+    first, second = _losses(run), _losses(out)
+    common = first.keys() & second.keys()
+    if not common:
+        raise RunError(f"{run} and {out} have no step in common")
+    a, b = checkpoint.load_checkpoint(run), checkpoint.load_checkpoint(out)
+    same = a["step"] == b["step"] and all(
+        torch.equal(value, b["network"][name]) for name, value in a["network"].items()
+    )
+    largest = max(abs(first[step] - second[step]) for step in common)
+    return Reproduction(str(run), str(out), len(common), largest, same, differences)
+
+
+def _losses(run: Path) -> dict[int, float]:
+    lines = map(json.loads, (run / checkpoint.LOG).read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}

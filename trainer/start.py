@@ -1,0 +1,126 @@
+"""Where weights start: an earlier run, an encoder file, or a file of a backbone's weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from index.artifact import read_metadata
+from index.errors import RunError
+from trainer import checkpoint
+
+INHERITED = ("backbone", "width", "image_size", "stored_size")
+GOING_ON = {
+    "optimizer": "adamw",
+    "learning_rate": 3e-4,
+    "crop_min_area": 0.2,
+    "jitter_strength": 0.5,
+}
+"""Milder than from scratch, so that what the weights know is not undone; found on Grocery train."""
+
+_WRAPPERS = ("module.", "backbone.", "model.", "encoder.", "state_dict.")
+
+
+def inherited(path: Path) -> dict[str, Any]:
+    """The settings that going on from ``path`` brings along, where nobody chooses others.
+
+    A run and an encoder file bring their backbone and sizes; a bare file of weights has none.
+
+    Raises:
+        RunError: the path is nothing to start from.
+    """
+    if path.is_dir():
+        recorded = checkpoint.read_settings(path)
+        return GOING_ON | {name: recorded[name] for name in INHERITED if name in recorded}
+    if not path.is_file():
+        raise RunError(f"from is {path}, which is neither a folder of a run nor a file")
+    if path.suffix == ".onnx":
+        metadata = read_metadata(path)
+        name, _, width = metadata.backbone.partition(" x")
+        size = metadata.image_size
+        return GOING_ON | {"backbone": name, "width": float(width or 1), "image_size": size}
+    return dict(GOING_ON)
+
+
+def load_start(network: nn.Module, path: Path) -> str:
+    """Copy what fits from ``path`` into the network; returns a sentence about what was taken.
+
+    The backbone has to fit whole. Heads are taken where their names and shapes agree.
+
+    Raises:
+        RunError: the backbone's weights are not all there, or have other shapes.
+    """
+    own = network.state_dict()
+    found = _read(path)
+    backbone = {name for name in own if name.startswith("backbone.")}
+    taken = {
+        name: value for name, value in found.items()
+        if name in own and value.shape == own[name].shape
+    }  # fmt: skip
+    lacking = sorted(backbone - taken.keys() - {name for name in own if "num_batches" in name})
+    if lacking:
+        shapes = [
+            f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
+            f"expected {tuple(own[name].shape)}"
+            for name in lacking[:3]
+        ]
+        raise RunError(
+            f"{path} does not fit the backbone: {len(lacking)} of {len(backbone)} tensors differ; "
+            f"{'; '.join(shapes)}; see --backbone, --width and --image-size"
+        )
+    network.load_state_dict(taken, strict=False)
+    given = {"backbone", "mean", "deviation"}
+    heads = sorted({name.split(".")[0] for name in taken} - given)
+    fresh = sorted({name.split(".")[0] for name in own.keys() - taken.keys()} - given)
+    sentence = f"weights of the backbone{''.join(f', {head}' for head in heads)} from {path}"
+    return sentence + (f"; {', '.join(fresh)} from scratch" if fresh else "")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Tensors by the name that a network's own have."""
+    if path.is_dir():
+        state: dict[str, Tensor] = checkpoint.load_checkpoint(path)["network"]
+        return state
+    if path.suffix == ".onnx":
+        return _read_encoder(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged zip or pickle raises nearly any type
+        raise RunError(f"{path} cannot be read as a file of weights: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict) or not all(
+        isinstance(each, Tensor) for each in loaded.values()
+    ):
+        raise RunError(f"{path} holds a {type(loaded).__name__}, expected tensors by name")
+    return {f"backbone.model.{_bare(name)}": value for name, value in loaded.items()}
+
+
+def _bare(name: str) -> str:
+    """The name without what training wrappers put before it."""
+    while name.startswith(_WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _read_encoder(path: Path) -> dict[str, Tensor]:
+    """The tensors of the network in an encoder file, which keeps their names."""
+    graph = onnx.load(path).graph
+    prefix = "network."
+    found = {
+        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in graph.initializer
+        if each.name.startswith(prefix)
+    }
+    if not any(name.startswith("backbone.") and "running_mean" in name for name in found):
+        raise RunError(
+            f"{path} holds no weights to train on with: expected an encoder in float32 that was "
+            "exported with its norms (int8 encoders cannot be trained)"
+        )
+    return found
