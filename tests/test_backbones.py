@@ -66,6 +66,6 @@ def test_frozen_stages_keep_weights_and_norms_and_the_others_learn(name: str) ->
     assert not any("num_batches" in key for key in before.keys() - kept if key.startswith("bn1"))
 
 
-def test_freezing_everything_is_refused() -> None:
-    with pytest.raises(RunError, match="frozen_stages is 5, expected less than 5"):
-        create_backbone("resnet18", 64).freeze(5)
+def test_freezing_more_than_there_is_is_refused() -> None:
+    with pytest.raises(RunError, match="frozen_stages is 6, expected at most 5"):
+        create_backbone("resnet18", 64).freeze(6)

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from index.errors import DataError, RunError, TrainingDiverged
-from trainer import checkpoint, journal, pretrain, views
+from trainer import checkpoint, cli, distributed, journal, pretrain, views
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent
@@ -246,7 +246,34 @@ def test_views_of_copies_are_named_by_the_images_that_they_show(settings: Pretra
     first, second = sources.a.tolist(), sources.b.tolist()
     assert first == [*range(16), *range(16)]
     assert second[:28] == first[:28]
-    assert all(own != other and 12 <= other < 16 for own, other in zip(first[28:], second[28:]))
+    assert all(
+        own != other and 12 <= other < 16
+        for own, other in zip(first[28:], second[28:], strict=True)
+    )
+
+
+def test_processes_of_torchrun_write_one_run_which_one_process_goes_on_with(
+    settings: PretrainSettings,
+) -> None:
+    command = ["pretrain", "--data", settings.data, "--out", settings.out, "--image-size", "16",
+               "--width", "0.125", "--projection-width", "16", "--batch-size", "16", "--epochs",
+               "3", "--device", "cpu", "--copies"]  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "trainer.cli", *command, "--max-minutes", "0.00001"],
+        cwd=REPOSITORY, check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    assert [line["step"] for line in log(settings.out)] == [1]
+    assert cli.main(command) == 0
+    assert [line["step"] for line in log(settings.out)] == list(range(1, 10))
+
+
+def test_batch_is_shared_out_evenly(
+    settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(RunError, match="batch_size is 16, expected a multiple of 3"):
+        pretrain.pretrain(settings)
 
 
 def test_profile_prints_each_part_of_a_step(

@@ -150,3 +150,23 @@ def test_dead_channels_and_autocast_leave_gradients_finite() -> None:
     assert loss.dtype == torch.float32
     for gradient in torch.autograd.grad(loss, [x, *descriptor.parameters()]):
         assert bool(gradient.isfinite().all())
+
+
+def test_layer_starts_at_the_strongest_directions_half_whitened() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1])
+    pooled_ND = 1 + torch.randn(3000, 5, generator=generator) * spread
+    descriptor = CopyDescriptor(5, 3)
+    descriptor.start_from(pooled_ND)
+    with torch.no_grad():
+        z_NK = descriptor.linear(pooled_ND)
+    torch.testing.assert_close(z_NK.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    assert float(z_NK.norm(dim=1).mean()) == pytest.approx(1, rel=1e-4)
+    covariance_KK = torch.cov(z_NK.T)
+    deviations = covariance_KK.diagonal().sqrt().sort(descending=True).values
+    # Standard deviations to the power of a half remain, in proportion.
+    torch.testing.assert_close(
+        deviations / deviations[0], (spread[:3] / spread[0]).sqrt(), atol=0.03, rtol=0
+    )
+    off_diagonal = covariance_KK - covariance_KK.diagonal().diag()
+    assert float(off_diagonal.abs().max()) < 1e-3

@@ -48,8 +48,9 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
     assert brought["image_size"] == 24
     torch.manual_seed(5)
     network = create_network(settings)
-    sentence = load_start(network, path)
-    assert "backbone" in sentence
+    start = load_start(network, path)
+    assert "copies" in start.taken
+    assert "the backbone, copies" in start.sentence()
     trained = checkpoint.load_checkpoint(Path(settings.out))["network"]
     for name, value in network.state_dict().items():
         # The projection does not serve, so an encoder file has none.
@@ -80,8 +81,8 @@ def test_weights_of_a_library_are_taken_by_their_names(
     network = create_network(
         replace(settings, backbone="mobilenetv3_small_050", width=1.0, image_size=32)
     )
-    sentence = load_start(network, tmp_path / "weights.pt")
-    assert "copies, objective from scratch" in sentence
+    start = load_start(network, tmp_path / "weights.pt")
+    assert "copies, objective from scratch" in start.sentence()
     own = network.backbone.model.state_dict()
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in own.items())
 
@@ -116,7 +117,7 @@ def test_command_line_goes_on_without_naming_the_backbone(
                  "--batch-size", "16", "--device", "cpu", "--projection-width", "16",
                  "--from", str(Path(settings.out).parent / "encoder.onnx")]  # fmt: skip
     assert cli.main(arguments) == 0
-    assert "weights of the backbone" in capsys.readouterr().out
+    assert "weights of the backbone from" in capsys.readouterr().out
     recorded = checkpoint.read_settings(out)
     assert (recorded["backbone"], recorded["width"], recorded["image_size"]) == (
         "resnet18", 0.125, 24,

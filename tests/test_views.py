@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from trainer import views
+from trainer import colour, resampling, views
+from trainer.draw import Draw
 from trainer.views import ViewSettings, make_views
 
 
@@ -29,30 +30,29 @@ def x() -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "low", "high"),
+    ("kind", "theirs", "low", "high"),
     [
-        (views.adjust_brightness, functional.adjust_brightness, 0.2, 1.8),
-        (views.adjust_contrast, functional.adjust_contrast, 0.2, 1.8),
-        (views.adjust_saturation, functional.adjust_saturation, 0.2, 1.8),
-        (views.adjust_hue, functional.adjust_hue, -0.2, 0.2),
+        (colour.BRIGHTNESS, functional.adjust_brightness, 0.2, 1.8),
+        (colour.CONTRAST, functional.adjust_contrast, 0.2, 1.8),
+        (colour.SATURATION, functional.adjust_saturation, 0.2, 1.8),
+        (colour.HUE, functional.adjust_hue, -0.2, 0.2),
     ],
 )
 def test_colour_operations_are_torchvisions(
-    ours: Callable[[Tensor, Tensor], Tensor],
-    theirs: Callable[[Tensor, float], Tensor],
-    low: float,
-    high: float,
-    x: Tensor,
+    kind: int, theirs: Callable[[Tensor, float], Tensor], low: float, high: float, x: Tensor
 ) -> None:
-    factors = torch.linspace(low, high, len(x))
-    got = ours(x, factors)
-    for row, factor in enumerate(factors):
+    """Each alone: the others have factors that change nothing."""
+    factors = torch.tensor([[1.0, 1.0, 1.0, 0.0]]).repeat(len(x), 1)
+    factors[:, kind] = torch.linspace(low, high, len(x))
+    orders = torch.arange(4).expand(len(x), 4)
+    got = colour.jitter(x, factors, orders, torch.ones(len(x), dtype=torch.bool))
+    for row, factor in enumerate(factors[:, kind]):
         torch.testing.assert_close(got[row], theirs(x[row], float(factor)), atol=2e-5, rtol=0)
 
 
 def test_grey_is_torchvisions(x: Tensor) -> None:
     expected = functional.rgb_to_grayscale(x, num_output_channels=3)
-    torch.testing.assert_close(views.grey(x), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(colour.grey(x), expected, atol=1e-6, rtol=0)
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,7 +69,7 @@ def test_crop_is_torchvisions_antialiased_resized_crop(
     picture = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     top, left = (round(p * (40 - side)) for p, side in zip(place, sides, strict=True))
     box = torch.tensor([[top, left, *sides]], dtype=torch.float32)
-    got = views.crop_resize_flip(picture, box, torch.tensor([mirrored]), size)
+    got = resampling.crop_resize_flip(picture, box, torch.tensor([mirrored]), size)
     expected = functional.resized_crop(picture, top, left, *sides, [size, size], antialias=True)
     expected = functional.horizontal_flip(expected) if mirrored else expected
     torch.testing.assert_close(got, expected, atol=2e-5, rtol=0)
@@ -92,7 +92,7 @@ def test_jitter_applies_each_samples_operations_in_its_own_order(x: Tensor) -> N
         [torch.randperm(4, generator=torch.Generator().manual_seed(i)) for i in range(6)]
     )
     applied = torch.tensor([True, True, True, True, True, False])
-    got = views.jitter(x, factors, orders, applied)
+    got = colour.jitter(x, factors, orders, applied)
     operations = [
         functional.adjust_brightness,
         functional.adjust_contrast,
@@ -144,7 +144,7 @@ def test_without_augmentation_a_view_is_the_picture() -> None:
 
 
 def test_crop_boxes_keep_the_asked_area_and_ratio() -> None:
-    draw = views._Draw(4000, torch.Generator().manual_seed(0))
+    draw = Draw(torch.rand(4000, 40, generator=torch.Generator().manual_seed(0)))
     top, left, height, width = draw.crop_boxes(64, 64, (0.08, 1.0), (3 / 4, 4 / 3)).unbind(1)
     assert bool((top >= 0).all() and (left >= 0).all())
     assert bool((top + height <= 64).all() and (left + width <= 64).all())
@@ -158,7 +158,7 @@ def test_crop_boxes_keep_the_asked_area_and_ratio() -> None:
 
 
 def test_probabilities_hold_per_sample() -> None:
-    draw = views._Draw(20_000, torch.Generator().manual_seed(0))
+    draw = Draw(torch.rand(20_000, 8, generator=torch.Generator().manual_seed(0)))
     assert float(draw.chance(0.2).float().mean()) == pytest.approx(0.2, abs=0.02)
     orders = draw.permutations(4)
     assert bool((orders.sort(1).values == torch.arange(4)).all())

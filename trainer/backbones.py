@@ -48,8 +48,8 @@ class Backbone(nn.Module):
             RunError: the model does not have more stages than that.
         """
         grouped = group_modules(self.model, self.model.group_matcher(coarse=True))  # type: ignore[operator]
-        if stages >= len(grouped):
-            raise RunError(f"frozen_stages is {stages}, expected less than {len(grouped)}")
+        if stages > len(grouped):
+            raise RunError(f"frozen_stages is {stages}, expected at most {len(grouped)}")
         names = [name for stage in sorted(grouped)[:stages] for name in grouped[stage]]
         self._frozen = [self.model.get_submodule(name) for name in names]
         for module in self._frozen:

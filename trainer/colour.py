@@ -35,8 +35,9 @@ def jitter(x_NCSS: Tensor, factors_N4: Tensor, order_N4: Tensor, apply_N: Tensor
 
 
 def _blend_by_kind(x_NCSS: Tensor, factors_N4: Tensor, kind_N: Tensor, apply_N: Tensor) -> Tensor:
-    """Brightness, contrast or saturation, by the sample's kind: each is a blend, with black, with
-    the mean luma or with the luma.
+    """Brightness, contrast or saturation, by the sample's kind.
+
+    Each is a blend: with black, with the mean luma, or with the luma.
     """
     factor_N = torch.where(apply_N, factors_N4.gather(1, kind_N[:, None])[:, 0], 1.0)
     factor, rest = factor_N[:, None, None, None], (1 - factor_N)[:, None, None, None]

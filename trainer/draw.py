@@ -19,6 +19,9 @@ Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 
 CROP_TRIES = 10
 
+PART_NUMBERS = 3 << 18
+"""Numbers of its first tensor that a core of a CPU works on at a time, or 16 rows if these are more."""
+
 
 class Draw:
     """Takes parameters from unit uniforms (N, P), column by column."""
@@ -88,6 +91,8 @@ class Draw:
             batch: a named tuple of tensors with N rows each.
             edit: takes the part and its parameters, and returns the part edited.
         """
+        if not probability:
+            return batch
         drawn_N = self.chance(probability)
         n = len(drawn_N)
         rows_K = drawn_N.int().argsort(descending=True, stable=True)[: room(n, probability)]
@@ -110,3 +115,16 @@ def room(n: int, probability: float) -> int:
     """
     spread = math.sqrt(n * probability * (1 - probability))
     return min(n, math.ceil(n * probability + 3.5 * spread))
+
+
+def in_parts(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
+    """What the function makes of tensors of N rows each, all at once on a GPU.
+
+    A CPU is twice as fast on a few images at a time: they stay in its caches, and their memory is
+    used again rather than asked for anew.
+    """
+    if batch[0].device.type != "cpu":
+        return function(*batch)
+    rows = torch.get_num_threads() * max(16, PART_NUMBERS // max(1, batch[0][:1].numel()))
+    parts = zip(*(torch.split(each, rows) for each in batch), strict=True)
+    return torch.cat([function(*part) for part in parts])

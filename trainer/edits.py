@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from trainer import stickers
 from trainer.colour import grey
-from trainer.draw import Draw, room
+from trainer.draw import Draw, in_parts, room
 from trainer.jpeg import jpeg
 from trainer.resampling import (
     blur_matrix,
@@ -154,7 +155,7 @@ def show_edits(
     ):
         probability = getattr(settings, f"{edit.__name__}_probability")
         canvas = draw.sometimes(canvas, probability, edit)
-    return canvas.x_NCSS
+    return canvas.x_NCSS.clamp(0, 1)  # sums of weights are 1 but for rounding
 
 
 class Canvas(NamedTuple):
@@ -179,7 +180,7 @@ def crop(images_NCHW: Tensor, draw: Draw, settings: EditSettings) -> Canvas:
     sides_4 = torch.tensor([0.0, 0.0, height, width], device=boxes_N4.device)
     boxes_N4 = torch.where(cropped_N1, boxes_N4, sides_4)
     flips_N = draw.chance(settings.flip_probability)
-    x_NCSS = crop_resize_flip(images_NCHW.float().div_(255), boxes_N4, flips_N, settings.size)
+    x_NCSS = in_parts(partial(crop_resize_flip, size=settings.size), images_NCHW, boxes_N4, flips_N)
     kept_N = boxes_N4[:, 2] * boxes_N4[:, 3] / (height * width)
     spare_N = (1 - LEAST_VISIBLE / kept_N).clamp(min=0)
     numbers_N = torch.arange(n, device=x_NCSS.device)
@@ -270,7 +271,9 @@ class Edits:
         height_K = draw.uniform(*self.settings.text_height)
         inked_K = height_K**2 * aspect_K * inks.index_select(0, which_K)
         # Letters keep their shape; the line fits on the picture and into what may be covered.
-        fits_K = torch.minimum(0.98 / (height_K * aspect_K), (canvas.spare_N.clamp(min=0) / inked_K).sqrt())
+        fits_K = torch.minimum(
+            0.98 / (height_K * aspect_K), (canvas.spare_N.clamp(min=0) / inked_K).sqrt()
+        )
         fits_K = fits_K.clamp(max=1)
         box_K4 = _box(draw, height_K * fits_K, height_K * aspect_K * fits_K, size)
         # Strips are as wide as the widest: their blank ends stretch beyond the box.

@@ -1,8 +1,8 @@
 """How good a representation is, from vectors alone.
 
 Functions of vectors take rows of unit length, so that a product is a cosine; those of copies take
-scores, higher is nearer. Shape suffixes: Q queries, B bank, N images, D width, P pairs of a query and
-an image of the bank, T thresholds.
+scores, higher is nearer. Shape suffixes: Q queries, B bank, N images, D width, P pairs of a query
+and an image of the bank, T thresholds.
 """
 
 from __future__ import annotations

@@ -89,6 +89,11 @@ class Network(nn.Module):
         h: Tensor = self.backbone((views_N3SS - self.mean) / self.deviation)[1]
         return h
 
+    def maps(self, views_N3SS: Tensor) -> Tensor:
+        """Feature maps, (N, C, H, W), of float32 pixels (N, 3, S, S) in 0 to 1."""
+        map_NCHW: Tensor = self.backbone((views_N3SS - self.mean) / self.deviation)[0]
+        return map_NCHW
+
     def encode(self, pixels_NSSC: Tensor) -> tuple[Tensor, Tensor]:
         """H (N, D) and descriptor (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
 

@@ -36,6 +36,9 @@ from trainer.settings import PretrainSettings
 from trainer.start import load_start
 from trainer.views import make_views
 
+START_IMAGES = 4096
+"""Images that a new descriptor on an earlier backbone is started from."""
+
 
 def pretrain(settings: PretrainSettings) -> Images:
     """Train until the epochs, the minutes or the user's patience are over.
@@ -82,10 +85,8 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
         state = checkpoint.load_checkpoint(run, device)
-    elif settings.from_ and main:
-        print(load_start(network, Path(settings.from_)))
     elif settings.from_:
-        load_start(network, Path(settings.from_))
+        _start(network, settings, images, main)
     if settings.frozen_stages:
         network.backbone.freeze(settings.frozen_stages)
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -182,6 +183,25 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
         print(profile.table(2 * settings.batch_size))
     distributed.wait()  # for the last checkpoint
     return images
+
+
+def _start(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
+    """Take the earlier weights; a new descriptor starts from what they make of the images."""
+    start = load_start(network, Path(str(settings.from_)))
+    if main:
+        print(start.sentence())
+    if network.copies is None or "copies" in start.taken:
+        return
+    rows = np.linspace(0, len(images) - 1, min(len(images), START_IMAGES)).astype(int)
+    if len(rows) <= settings.descriptor_width:
+        return
+    network.eval()
+    maps = (
+        network.maps(x)
+        for x in _at_size(images.pixels[rows], settings.image_size, torch.device("cpu"))
+    )
+    with torch.no_grad():
+        network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
 
 
 def training_views(
@@ -325,15 +345,21 @@ def _represent(
 ) -> Tensor:
     """Unit-length h on the CPU, float32 (N, D), of uint8 pixels of any square size."""
     parts = []
+    for x in _at_size(pixels, size, device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            h = network.represent(x)
+        parts.append(functional.normalize(h.float(), dim=1).cpu())
+    return torch.cat(parts)
+
+
+def _at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches float32 (256, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
     for start in range(0, len(pixels), 256):
         x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 256])).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         if x.shape[-1] != size:
             x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            h = network.represent(x.contiguous(memory_format=torch.channels_last))
-        parts.append(functional.normalize(h.float(), dim=1).cpu())
-    return torch.cat(parts)
+        yield x.contiguous(memory_format=torch.channels_last)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

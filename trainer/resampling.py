@@ -1,7 +1,7 @@
 """Resizing, placing, blurring and turning pictures, another way for each sample of a batch.
 
-All but turning are linear and separable, so each is a pair of small matrices per sample, applied as batched
-products: exact antialiasing for any box, and fast on CPU and GPU alike.
+All but turning are linear and separable, so each is a pair of small matrices per sample, applied as
+batched products: exact antialiasing for any box, and fast on CPU and GPU alike.
 
 Shape suffixes: N samples, C channels, H W height and width of what is given, S T of what is made,
 K taps.
@@ -16,23 +16,34 @@ from torch.nn import functional
 
 def separable(x_NCHW: Tensor, rows_NSH: Tensor, columns_NTW: Tensor) -> Tensor:
     """Apply a matrix to the rows and one to the columns of each sample: (N, C, S, T)."""
-    return rows_NSH[:, None] @ (x_NCHW @ columns_NTW[:, None].transpose(2, 3))
+    n, channels, height, width = x_NCHW.shape
+    # Rows come first, with the channels innermost: for images as they are stored that is no copy,
+    # and no matrix is repeated for each channel.
+    x = rows_NSH @ x_NCHW.permute(0, 2, 3, 1).reshape(n, height, width * channels)
+    x = x.view(n, -1, width, channels).permute(0, 3, 1, 2).reshape(n, -1, width)
+    return (x @ columns_NTW.transpose(1, 2)).view(n, channels, rows_NSH.shape[1], -1)
 
 
-def crop_resize_flip(x_NCHW: Tensor, boxes_N4: Tensor, flips_N: Tensor, size: int) -> Tensor:
+def crop_resize_flip(images_NCHW: Tensor, boxes_N4: Tensor, flips_N: Tensor, size: int) -> Tensor:
     """Cut each box out, resize it with antialiasing, and mirror it where flips_N is true.
 
     Equal to torchvision's ``resized_crop`` with bilinear interpolation and antialiasing.
 
     Args:
-        boxes_N4: top, left, height, width in pixels of x.
+        images_NCHW: uint8, or float32 in 0 to 1.
+        boxes_N4: top, left, height, width in pixels of the images.
+
+    Returns:
+        float32 (N, C, S, S) in 0 to 1.
     """
     top, left, height, width = boxes_N4.unbind(1)
     whole = torch.zeros_like(top), torch.full_like(top, size)
-    rows_NSH = resize_matrix((top, height), x_NCHW.shape[2], whole, size)
-    columns_NSW = resize_matrix((left, width), x_NCHW.shape[3], whole, size)
+    rows_NSH = resize_matrix((top, height), images_NCHW.shape[2], whole, size)
+    columns_NSW = resize_matrix((left, width), images_NCHW.shape[3], whole, size)
     columns_NSW = torch.where(flips_N[:, None, None], columns_NSW.flip(1), columns_NSW)
-    return separable(x_NCHW, rows_NSH, columns_NSW)
+    if images_NCHW.dtype == torch.uint8:
+        rows_NSH = rows_NSH / 255
+    return separable(images_NCHW.float(), rows_NSH, columns_NSW)
 
 
 def place(x_NCHW: Tensor, boxes_N4: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,22 @@ def inherited(path: Path) -> dict[str, Any]:
     return dict(GOING_ON)
 
 
-def load_start(network: nn.Module, path: Path) -> str:
-    """Copy what fits from ``path`` into the network; returns a sentence about what was taken.
+@dataclass(frozen=True)
+class Start:
+    """What was taken from ``path`` beside the backbone, and what starts from scratch."""
+
+    path: Path
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """The same in words."""
+        sentence = f"weights of {', '.join(('the backbone', *self.taken))} from {self.path}"
+        return sentence + (f"; {', '.join(self.fresh)} from scratch" if self.fresh else "")
+
+
+def load_start(network: nn.Module, path: Path) -> Start:
+    """Copy what fits from ``path`` into the network.
 
     The backbone has to fit whole. Heads are taken where their names and shapes agree.
 
@@ -75,10 +90,9 @@ def load_start(network: nn.Module, path: Path) -> str:
         )
     network.load_state_dict(taken, strict=False)
     given = {"backbone", "mean", "deviation"}
-    heads = sorted({name.split(".")[0] for name in taken} - given)
-    fresh = sorted({name.split(".")[0] for name in own.keys() - taken.keys()} - given)
-    sentence = f"weights of the backbone{''.join(f', {head}' for head in heads)} from {path}"
-    return sentence + (f"; {', '.join(fresh)} from scratch" if fresh else "")
+    heads = {name.split(".")[0] for name in taken} - given
+    fresh = {name.split(".")[0] for name in own.keys() - taken.keys()} - given
+    return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
 def _read(path: Path) -> dict[str, Tensor]:

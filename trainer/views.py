@@ -10,6 +10,7 @@ Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.colour import grey, jitter
-from trainer.draw import Draw
+from trainer.draw import Draw, in_parts
 from trainer.resampling import blur_matrix, crop_resize_flip, separable
 
 UNIFORMS = 36
@@ -73,7 +74,7 @@ def make_views(images_NCHW: Tensor, settings: ViewSettings, generator: torch.Gen
     """
     n = len(images_NCHW)
     unit_NP = torch.rand(n, UNIFORMS, generator=generator, device=generator.device)
-    return show_views(images_NCHW, unit_NP, settings)
+    return in_parts(partial(show_views, settings=settings), images_NCHW, unit_NP)
 
 
 def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> Tensor:
@@ -86,7 +87,7 @@ def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> 
     draw = Draw(unit_NP)
     boxes_N4 = draw.crop_boxes(height, width, settings.crop_area, settings.crop_ratio)
     flips_N = draw.chance(settings.flip_probability)
-    x = crop_resize_flip(images_NCHW.float().div_(255), boxes_N4, flips_N, settings.size)
+    x = crop_resize_flip(images_NCHW, boxes_N4, flips_N, settings.size)
 
     if settings.jitter_probability:
         x = random_jitter(x, draw, settings.jitter_strength, settings.jitter_probability)
@@ -95,7 +96,7 @@ def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> 
     if settings.blur_probability:
         sigmas_N = draw.uniform(*settings.blur_sigma)
         x = blur(x, sigmas_N, draw.chance(settings.blur_probability))
-    return x
+    return x.clamp(0, 1)  # sums of weights are 1 but for rounding
 
 
 def random_jitter(x_NCSS: Tensor, draw: Draw, strength: float, probability: float) -> Tensor:

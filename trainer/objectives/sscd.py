@@ -107,12 +107,32 @@ class CopyDescriptor(nn.Module):
         self.entropy_weight = entropy_weight
         self.linear = nn.Linear(channels, width)
 
+    def pool(self, map_NDHW: Tensor) -> Tensor:
+        """GeM, (N, D): the third root of the mean third power."""
+        exact = map_NDHW if map_NDHW.dtype == torch.float64 else map_NDHW.float()
+        return exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+
     def describe(self, map_NDHW: Tensor) -> Tensor:
         """Descriptors z, (N, K), of any length."""
-        exact = map_NDHW if map_NDHW.dtype == torch.float64 else map_NDHW.float()
-        pooled_ND = exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
-        z_NK: Tensor = self.linear(pooled_ND)
+        z_NK: Tensor = self.linear(self.pool(map_NDHW))
         return z_NK
+
+    @torch.no_grad()
+    def start_from(self, pooled_ND: Tensor) -> None:
+        """Set the layer to the whitened principal directions of pooled images; N > K.
+
+        On a backbone that knows something this is a good descriptor at once (Jégou and Chum
+        2012), where a random layer would have to learn it first. The mean length of z is 1.
+        """
+        exact_ND = pooled_ND.double()
+        mean_D = exact_ND.mean(0)
+        values, vectors = torch.linalg.eigh((exact_ND - mean_D).T @ (exact_ND - mean_D))
+        strongest = slice(-self.linear.out_features, None)
+        scales = values[strongest].clamp(min=float(values[-1]) * 1e-6) ** -0.25
+        weight_DK = vectors[:, strongest] * scales
+        weight_DK /= ((exact_ND - mean_D) @ weight_DK).norm(dim=1).mean()
+        self.linear.weight.copy_(weight_DK.T)
+        self.linear.bias.copy_(-(mean_D @ weight_DK))
 
     def forward(self, map_NDHW: Tensor, sources: Sources) -> Tensor:
         """Loss of a batch of views, ``copy_loss``."""
