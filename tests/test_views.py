@@ -165,6 +165,35 @@ def test_probabilities_hold_per_sample() -> None:
     assert len({tuple(order) for order in orders.tolist()}) == 24
 
 
+def test_views_are_one_graph_without_a_wait_for_the_device() -> None:
+    """A value that the host had to read would break the graph."""
+    images = torch.randint(0, 256, (6, 3, 96, 96), dtype=torch.uint8)
+    unit = torch.rand(6, views.UNIFORMS)
+    recipe = ViewSettings.published(48)
+    compiled = torch.compile(views.show_views, fullgraph=True, backend="eager")
+    got, expected = (show(images, unit, recipe) for show in (compiled, views.show_views))
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_views_do_not_depend_on_the_part_of_the_batch_that_they_are_made_in() -> None:
+    images = torch.randint(0, 256, (130, 3, 256, 256), dtype=torch.uint8)
+    recipe = ViewSettings.published(64)
+    got = make_views(images, recipe, torch.Generator().manual_seed(0))
+    unit = torch.rand(130, views.UNIFORMS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(got, views.show_views(images, unit, recipe), atol=1e-5, rtol=0)
+
+
+def test_uniforms_are_enough_and_no_more() -> None:
+    draw = Draw(torch.rand(2, 3))
+    draw.unit(3)
+    with pytest.raises(ValueError, match="expected 4"):
+        draw.unit(1)
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    few = torch.rand(2, views.UNIFORMS - 1)
+    with pytest.raises(ValueError, match=f"expected {views.UNIFORMS}"):
+        views.show_views(images, few, ViewSettings.published(64))
+
+
 def test_small_images_take_the_papers_cifar_recipe() -> None:
     assert ViewSettings.published(32).blur_probability == 0
     assert ViewSettings.published(32).jitter_strength == 0.5

@@ -20,7 +20,7 @@ Batch = TypeVar("Batch", bound=tuple[Tensor, ...])
 CROP_TRIES = 10
 
 PART_NUMBERS = 3 << 18
-"""Numbers of its first tensor that a core of a CPU works on at a time, or 16 rows if these are more."""
+"""How much of its first tensor a core of a CPU works on at a time; at least 16 rows."""
 
 
 class Draw:
@@ -123,7 +123,7 @@ def in_parts(function: Callable[..., Tensor], *batch: Tensor) -> Tensor:
     A CPU is twice as fast on a few images at a time: they stay in its caches, and their memory is
     used again rather than asked for anew.
     """
-    if batch[0].device.type != "cpu":
+    if batch[0].device.type != "cpu" or torch.compiler.is_compiling():
         return function(*batch)
     rows = torch.get_num_threads() * max(16, PART_NUMBERS // max(1, batch[0][:1].numel()))
     parts = zip(*(torch.split(each, rows) for each in batch), strict=True)

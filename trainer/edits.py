@@ -13,6 +13,7 @@ of a view, P uniforms.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import NamedTuple
@@ -20,7 +21,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from trainer import stickers
 from trainer.colour import grey
 from trainer.draw import Draw, in_parts, room
 from trainer.jpeg import jpeg
@@ -36,6 +36,7 @@ from trainer.resampling import (
     rotate,
     separable,
 )
+from trainer.stickers import STRIP_HEIGHT, Stickers, stickers
 from trainer.views import random_jitter
 
 LEAST_VISIBLE = 0.3
@@ -44,8 +45,8 @@ LEAST_VISIBLE = 0.3
 TURNING_CUTS = 0.172
 """Share of a square that turning it by 45 degrees within its own bounds cuts off: 3 - 2 sqrt 2."""
 
-UNIFORMS = 160
-"""Uniforms that an edited view takes for its parameters, at most."""
+UNIFORMS = 113
+"""Uniforms that an edited view takes for its parameters."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,17 @@ class EditSettings:
 
 
 @torch.no_grad()
-def make_edits(images_NCHW: Tensor, settings: EditSettings, generator: torch.Generator) -> Tensor:
+def make_edits(
+    images_NCHW: Tensor,
+    settings: EditSettings,
+    generator: torch.Generator,
+    show: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """One strongly edited view of each image.
 
     Args:
         images_NCHW: uint8 (N, 3, H, W), on the device of ``generator``.
+        show: ``show_edits``, or what torch.compile made of it.
 
     Returns:
         float32 (N, 3, S, S) in 0 to 1.
@@ -124,13 +131,17 @@ def make_edits(images_NCHW: Tensor, settings: EditSettings, generator: torch.Gen
     noisy = room(n, settings.noise_probability)
     shape = (noisy, 3, settings.size, settings.size)
     normal_KCSS = torch.randn(shape, generator=generator, device=device)
-    return show_edits(images_NCHW, unit_NP, normal_KCSS, settings)
+    return (show or show_edits)(images_NCHW, unit_NP, normal_KCSS, stickers(device), settings)
 
 
 def show_edits(
-    images_NCHW: Tensor, unit_NP: Tensor, normal_KCSS: Tensor, settings: EditSettings
+    images_NCHW: Tensor,
+    unit_NP: Tensor,
+    normal_KCSS: Tensor,
+    pasted: Stickers,
+    settings: EditSettings,
 ) -> Tensor:
-    """``make_edits`` as a pure function of all that is random.
+    """``make_edits`` as a pure function of all that is random, one graph for torch.compile.
 
     Args:
         unit_NP: float32 (N, UNIFORMS), uniform in 0 to 1.
@@ -138,7 +149,7 @@ def show_edits(
     """
     draw = Draw(unit_NP)
     canvas = crop(images_NCHW, draw, settings)
-    edits = Edits(settings, originals_NCSS=canvas.x_NCSS, normal_KCSS=normal_KCSS)
+    edits = Edits(settings, pasted, originals_NCSS=canvas.x_NCSS, normal_KCSS=normal_KCSS)
     for edit in (
         edits.rotation,
         edits.jitter,
@@ -177,8 +188,9 @@ def crop(images_NCHW: Tensor, draw: Draw, settings: EditSettings) -> Canvas:
     n, _, height, width = images_NCHW.shape
     boxes_N4 = draw.crop_boxes(height, width, settings.crop_area, settings.crop_ratio)
     cropped_N1 = draw.chance(settings.crop_probability)[:, None]
-    sides_4 = torch.tensor([0.0, 0.0, height, width], device=boxes_N4.device)
-    boxes_N4 = torch.where(cropped_N1, boxes_N4, sides_4)
+    zero_N = torch.zeros_like(boxes_N4[:, 0])
+    whole_N4 = torch.stack([zero_N, zero_N, zero_N + height, zero_N + width], dim=1)
+    boxes_N4 = torch.where(cropped_N1, boxes_N4, whole_N4)
     flips_N = draw.chance(settings.flip_probability)
     x_NCSS = in_parts(partial(crop_resize_flip, size=settings.size), images_NCHW, boxes_N4, flips_N)
     kept_N = boxes_N4[:, 2] * boxes_N4[:, 3] / (height * width)
@@ -194,8 +206,14 @@ class Edits:
     The probability of each is the setting of its name.
     """
 
-    def __init__(self, settings: EditSettings, originals_NCSS: Tensor, normal_KCSS: Tensor) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: EditSettings,
+        pasted: Stickers,
+        originals_NCSS: Tensor,
+        normal_KCSS: Tensor,
+    ) -> None:
+        self.settings, self.pasted = settings, pasted
         self.originals_NCSS, self.normal_KCSS = originals_NCSS, normal_KCSS
 
     def rotation(self, canvas: Canvas, draw: Draw) -> Canvas:
@@ -225,7 +243,7 @@ class Edits:
         fits_K = (canvas.spare_N / (height_K * width_K)).clamp(0, 1).sqrt()
         box_K4 = _box(draw, height_K * fits_K, width_K * fits_K, size)
         another_KCSS = self.originals_NCSS.index_select(0, canvas.other_N)
-        shapes = stickers.shapes(another_KCSS.device)
+        shapes = self.pasted.shapes
         shape_KCHW = shapes.index_select(0, draw.choice(len(shapes)))
         is_shape_K111 = draw.chance(0.5)[:, None, None, None]
         pasted_K4SS = torch.where(
@@ -265,9 +283,9 @@ class Edits:
     def text(self, canvas: Canvas, draw: Draw) -> Canvas:
         """Write a line upon the picture."""
         size = self.settings.size
-        strips, widths, inks = stickers.text_strips(canvas.x_NCSS.device)
+        _, strips, widths, inks = self.pasted
         which_K = draw.choice(len(strips))
-        aspect_K = widths.index_select(0, which_K) / stickers.STRIP_HEIGHT
+        aspect_K = widths.index_select(0, which_K) / STRIP_HEIGHT
         height_K = draw.uniform(*self.settings.text_height)
         inked_K = height_K**2 * aspect_K * inks.index_select(0, which_K)
         # Letters keep their shape; the line fits on the picture and into what may be covered.

@@ -16,19 +16,35 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Annex K of T.81, rows of rising vertical frequency.
-LUMA_TABLE = """
+
+def _table(steps: str) -> Tensor:
+    return torch.tensor([float(step) for step in steps.split()])
+
+
+# Annex K of T.81: a step a frequency, vertical ones rising from row to row.
+LUMA_STEPS_64 = _table("""
     16 11 10 16  24  40  51  61   12 12 14 19  26  58  60  55
     14 13 16 24  40  57  69  56   14 17 22 29  51  87  80  62
     18 22 37 56  68 109 103  77   24 35 55 64  81 104 113  92
     49 64 78 87 103 121 120 101   72 92 95 98 112 100 103  99
-"""
-CHROMA_TABLE = """
+""")
+CHROMA_STEPS_64 = _table("""
     17 18 24 47 99 99 99 99   18 21 26 66 99 99 99 99
     24 26 56 99 99 99 99 99   47 66 99 99 99 99 99 99
     99 99 99 99 99 99 99 99   99 99 99 99 99 99 99 99
     99 99 99 99 99 99 99 99   99 99 99 99 99 99 99 99
-"""
+""")
+
+
+def _cosine_transform() -> Tensor:
+    """The two-dimensional orthonormal transform of a block as one matrix, (64, 64)."""
+    place, frequency = torch.arange(8.0), torch.arange(8.0)[:, None]
+    one_88 = torch.cos((2 * place + 1) * frequency * math.pi / 16) / 2
+    one_88[0] /= math.sqrt(2)
+    return torch.kron(one_88, one_88)
+
+
+TRANSFORM = _cosine_transform()
 
 
 def jpeg(x_N3HW: Tensor, quality_N: Tensor) -> Tensor:
@@ -49,8 +65,8 @@ def jpeg(x_N3HW: Tensor, quality_N: Tensor) -> Tensor:
 
     # Chroma is never finer than a block of 2 x 2 pixels, so it is quantised in one go for both.
     chroma_N2HW = _halve(torch.stack([blueness, redness], dim=1).round())
-    luma_N1HW = _requantise(luma.round()[:, None], LUMA_TABLE, quality_N)
-    chroma_N2HW = _double(_requantise(chroma_N2HW, CHROMA_TABLE, quality_N))
+    luma_N1HW = _requantise(luma.round()[:, None], LUMA_STEPS_64, quality_N)
+    chroma_N2HW = _double(_requantise(chroma_N2HW, CHROMA_STEPS_64, quality_N))
 
     luma = luma_N1HW[:, 0]
     blueness, redness = (chroma_N2HW[:, :, :height, :width] - 128).unbind(1)
@@ -62,39 +78,28 @@ def jpeg(x_N3HW: Tensor, quality_N: Tensor) -> Tensor:
     return torch.stack(channels, dim=1).round().clamp_(0, 255).div_(255)
 
 
-def _requantise(x_NCHW: Tensor, table: str, quality_N: Tensor) -> Tensor:
-    """Cosine transform, rounding to multiples of the table's steps, and the way back."""
+def _requantise(x_NCHW: Tensor, steps_64: Tensor, quality_N: Tensor) -> Tensor:
+    """Cosine transform, rounding to multiples of the scaled steps, and the way back."""
     n, channels, height, width = x_NCHW.shape
     x = functional.pad(x_NCHW, (0, -width % 8, 0, -height % 8), mode="replicate") - 128
     u, v = x.shape[2] // 8, x.shape[3] // 8
     blocks = x.view(n, channels, u, 8, v, 8).transpose(3, 4).reshape(n, -1, 64)
-    transform = _cosine_transform(x.device)
-    steps_N64 = _steps(table, quality_N)[:, None]
-    coefficients = (blocks @ transform.T / steps_N64).round() * steps_N64
-    blocks = (coefficients @ transform + 128).round().clamp_(0, 255)
+    transform = TRANSFORM.to(x.device, non_blocking=True)
+    steps_N164 = _scaled(steps_64, quality_N)[:, None]
+    # Eighths are as fine as libjpeg's integers are; halves of a step go away from zero, as there.
+    coefficients = (blocks @ transform.T * 8).round() / 8
+    counts = (coefficients.abs() / steps_N164 + 0.5).floor() * coefficients.sign()
+    blocks = (counts * steps_N164 @ transform + 128).round().clamp_(0, 255)
     x = blocks.view(n, channels, u, v, 8, 8).transpose(3, 4).reshape(n, channels, 8 * u, 8 * v)
     return x[:, :, :height, :width]
 
 
-def _steps(table: str, quality_N: Tensor) -> Tensor:
-    """Quantisation steps (N, 64); libjpeg's jpeg_quality_scaling."""
+def _scaled(steps_64: Tensor, quality_N: Tensor) -> Tensor:
+    """Steps at each quality, (N, 64); libjpeg's jpeg_quality_scaling."""
     quality = quality_N.round().clamp(1, 100)[:, None]
     percent = torch.where(quality < 50, (5000 / quality).floor(), 200 - 2 * quality)
-    base_64 = torch.tensor([float(step) for step in table.split()], device=quality_N.device)
-    return ((base_64 * percent + 50) / 100).floor().clamp(1, 255)
-
-
-def _cosine_transform(device: torch.device) -> Tensor:
-    """The two-dimensional orthonormal transform of a block as one matrix, (64, 64)."""
-    rows = [
-        [
-            math.cos((2 * place + 1) * frequency * math.pi / 16) * (0.5 if frequency else 8**-0.5)
-            for place in range(8)
-        ]
-        for frequency in range(8)
-    ]
-    one_88 = torch.tensor(rows, device=device)
-    return torch.kron(one_88, one_88)
+    steps_64 = steps_64.to(quality_N.device, non_blocking=True)
+    return ((steps_64 * percent + 50) / 100).floor().clamp(1, 255)
 
 
 def _halve(x_NCHW: Tensor) -> Tensor:

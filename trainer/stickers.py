@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import random
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,14 +21,32 @@ LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!?&@#%+
 SHAPE_SIDE = 48
 
 
-@cache
-def text_strips(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Lines of text.
+class Stickers(NamedTuple):
+    """What there is to paste.
 
-    Returns:
-        Ink, float32 (STRIPS, 1, STRIP_HEIGHT, W) in 0 to 1; how much of each strip's width is
-        used, in pixels, float32 (STRIPS,); and the mean ink of that part, likewise.
+    Attributes:
+        shapes: faces, hearts, stars and the like, float32 (shapes, 4, SHAPE_SIDE, SHAPE_SIDE) in 0
+            to 1: red, green and blue times alpha, and alpha.
+        strips: ink of lines of text, float32 (STRIPS, 1, STRIP_HEIGHT, W) in 0 to 1.
+        widths: how much of each strip's width is used, in pixels, float32 (STRIPS,).
+        inks: the mean ink of that part, float32 (STRIPS,).
     """
+
+    shapes: Tensor
+    strips: Tensor
+    widths: Tensor
+    inks: Tensor
+
+
+@cache
+def stickers(device: torch.device) -> Stickers:
+    """The shapes and strips of text, drawn by the first call."""
+    strips, widths = _text_strips()
+    inks = strips.sum(dim=(1, 2, 3)) / (STRIP_HEIGHT * widths)
+    return Stickers(*(each.to(device) for each in (_shapes(), strips, widths, inks)))
+
+
+def _text_strips() -> tuple[Tensor, Tensor]:
     chance = random.Random(0)
     font = ImageFont.load_default(size=0.75 * STRIP_HEIGHT)
     lines = []
@@ -45,20 +64,10 @@ def text_strips(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     strips = np.zeros((STRIPS, 1, STRIP_HEIGHT, max(line.width for line in lines)), np.float32)
     for row, line in enumerate(lines):
         strips[row, 0, :, : line.width] = np.asarray(line) / 255
-    widths = torch.tensor([float(line.width) for line in lines])
-    ink = torch.from_numpy(strips)
-    inks = ink.sum(dim=(1, 2, 3)) / (STRIP_HEIGHT * widths)
-    return ink.to(device), widths.to(device), inks.to(device)
+    return torch.from_numpy(strips), torch.tensor([float(line.width) for line in lines])
 
 
-@cache
-def shapes(device: torch.device) -> Tensor:
-    """Faces, hearts, stars and the like, in colour.
-
-    Returns:
-        float32 (shapes, 4, SHAPE_SIDE, SHAPE_SIDE) in 0 to 1: red, green and blue times alpha,
-        and alpha.
-    """
+def _shapes() -> Tensor:
     side = 4 * SHAPE_SIDE
     colours = ["#ffcc33", "#e0245e", "#1da1f2", "#17bf63", "#ffffff", "#222222"]
     drawn = []
@@ -68,7 +77,7 @@ def shapes(device: torch.device) -> Tensor:
             paint(ImageDraw.Draw(picture), side, colour)
             small = picture.convert("RGBa").resize((SHAPE_SIDE, SHAPE_SIDE), Image.Resampling.BOX)
             drawn.append(np.asarray(small, np.float32) / 255)
-    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous().to(device)
+    return torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).contiguous()
 
 
 def _face(draw: ImageDraw.ImageDraw, side: int, colour: str) -> None:

@@ -9,6 +9,7 @@ Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from trainer.colour import grey, jitter
 from trainer.draw import Draw, in_parts
 from trainer.resampling import blur_matrix, crop_resize_flip, separable
 
-UNIFORMS = 36
+UNIFORMS = 35
 """Uniforms that a view takes for its parameters."""
 
 
@@ -63,18 +64,24 @@ class ViewSettings:
         return cls(size)
 
 
-def make_views(images_NCHW: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+def make_views(
+    images_NCHW: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    show: Callable[..., Tensor] | None = None,
+) -> Tensor:
     """One random view of each image.
 
     Args:
         images_NCHW: uint8 (N, 3, H, W), on the device of ``generator``.
+        show: ``show_views``, or what torch.compile made of it.
 
     Returns:
         float32 (N, 3, S, S) in 0 to 1.
     """
     n = len(images_NCHW)
     unit_NP = torch.rand(n, UNIFORMS, generator=generator, device=generator.device)
-    return in_parts(partial(show_views, settings=settings), images_NCHW, unit_NP)
+    return in_parts(partial(show or show_views, settings=settings), images_NCHW, unit_NP)
 
 
 def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> Tensor:

@@ -173,7 +173,7 @@ def edit(known: Files, strangers: Files, others: Files, database: Files, queries
         for pool, count in ((known, queries), (strangers, queries // 3)):
             rows = chance.permutation(len(pool))[:count].tolist()
             for row in rows:
-                other = _open(others[chance.integers(len(others))])
+                other = _open(others[int(chance.integers(len(others)))])
                 files.append(change.file(_open(pool[row]), other, chance))
                 edits.append(name)
                 shown.append(pool[row])

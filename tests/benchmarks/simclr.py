@@ -17,6 +17,9 @@ device and passes them together.
 Views alone and whole steps are timed by turns, each time in a new process, after a warm-up. The
 table has medians over the rounds, and the lowest and highest; the ratio is Kindred's views per
 second over lightly's. Before it both losses are compared on the same projections.
+
+On a CPU nothing else may run: where another program has a core, torch's threads wait for one another
+many times longer than they work, and OMP_NUM_THREADS=1 with --workers 1 tells more.
 """
 
 from __future__ import annotations
@@ -129,7 +132,8 @@ def compare(arguments: argparse.Namespace) -> None:
         f"{arguments.backbone}, batches of {arguments.batch_size} images, {arguments.device}, "
         f"{'bf16' if on_gpu else 'fp32'}{', compiled' if arguments.compile else ''}, "
         f"{torch.get_num_threads()} threads, {arguments.workers} workers for lightly, "
-        f"{arguments.rounds} rounds of {counted} batches\n"
+        f"{arguments.rounds} rounds of {counted} batches, "
+        f"load average {os.getloadavg()[0]:.1f} before\n"
         f"  px  what   library  ms a batch   (lowest,  highest)  batches/s   views/s  ratio"
     )
     for size in arguments.image_sizes:
