@@ -163,7 +163,7 @@ def test_each_sample_is_edited_with_the_probability_and_the_others_are_left() ->
             unit = torch.rand(n, 2, generator=generator)
 
             before = torch.arange(n) * 10.0
-            after = Draw(unit).sometimes(Numbers(before), probability, add_one_to_two).x_N
+            after = Draw(unit).sometimes(Numbers(before.clone()), probability, add_one_to_two).x_N
             drawn = unit[:, 0] < probability
             changed = after != before
             assert bool((changed <= drawn).all())  # and those alone

@@ -88,7 +88,7 @@ class Draw:
         the batch is edited that has ``room`` for them, and the rest of the part is put back.
 
         Args:
-            batch: a named tuple of tensors with N rows each.
+            batch: a named tuple of tensors with N rows each, which are edited in place.
             edit: takes the part and its parameters, and returns the part edited.
         """
         if not probability:
@@ -104,7 +104,7 @@ class Draw:
         changed = []
         for whole, before, after in zip(batch, part, edited, strict=True):
             keep = drawn_K.view(-1, *[1] * (whole.ndim - 1))
-            changed.append(whole.index_copy(0, rows_K, torch.where(keep, after, before)))
+            changed.append(whole.index_copy_(0, rows_K, torch.where(keep, after, before)))
         return type(batch)(*changed)
 
 

@@ -25,16 +25,15 @@ from trainer.colour import grey
 from trainer.draw import Draw, in_parts, room
 from trainer.jpeg import jpeg
 from trainer.resampling import (
-    blur_matrix,
+    blur_taps,
     crop_resize_flip,
-    nearest_matrix,
     opaque,
     over,
     place,
     quarter_turns,
-    resize_matrix,
     rotate,
     separable,
+    shrink_and_enlarge,
 )
 from trainer.stickers import STRIP_HEIGHT, Stickers, stickers
 from trainer.views import random_jitter
@@ -149,7 +148,7 @@ def show_edits(
     """
     draw = Draw(unit_NP)
     canvas = crop(images_NCHW, draw, settings)
-    edits = Edits(settings, pasted, originals_NCSS=canvas.x_NCSS, normal_KCSS=normal_KCSS)
+    edits = Edits(settings, pasted, originals_NCSS=canvas.x_NCSS.clone(), normal_KCSS=normal_KCSS)
     for edit in (
         edits.rotation,
         edits.jitter,
@@ -311,8 +310,8 @@ class Edits:
         size = self.settings.size
         low, high = self.settings.blur_sigma
         radius = min(math.ceil(2.5 * high * size), size - 1)
-        matrix_KSS = blur_matrix(draw.uniform(low, high) * size, size, radius)
-        return canvas._replace(x_NCSS=separable(canvas.x_NCSS, matrix_KSS, matrix_KSS))
+        taps = blur_taps(draw.uniform(low, high) * size, size, radius)
+        return canvas._replace(x_NCSS=separable(canvas.x_NCSS, taps, taps))
 
     def shrink(self, canvas: Canvas, draw: Draw) -> Canvas:
         """Make the picture smaller and large again, smoothly or with visible pixels."""
@@ -355,23 +354,6 @@ def stripes(size: int, one_NC: Tensor, other_NC: Tensor, unit_N3: Tensor) -> Ten
     along = place_S * (math.pi * angle).cos() + place_S[:, None] * (math.pi * angle).sin()
     is_one_NSS = ((along * (2 + 10 * width) + shift) % 1) < 0.5
     return torch.where(is_one_NSS[:, None], one_NC[:, :, None, None], other_NC[:, :, None, None])
-
-
-def shrink_and_enlarge(x_NCSS: Tensor, count_N: Tensor, large_pixels_N: Tensor) -> Tensor:
-    """Resize each square picture to ``count`` pixels a side and back.
-
-    Args:
-        large_pixels_N: where true, it is enlarged without interpolation.
-    """
-    size = x_NCSS.shape[3]
-    zero_N, whole_N = torch.zeros_like(count_N), torch.full_like(count_N, size)
-    smaller_NSS = resize_matrix((zero_N, whole_N), size, (zero_N, count_N), size)
-    smooth_NSS = resize_matrix((zero_N, count_N), size, (zero_N, whole_N), size)
-    large_NSS = torch.where(
-        large_pixels_N[:, None, None], nearest_matrix(count_N, size), smooth_NSS
-    )
-    matrix_NSS = large_NSS @ smaller_NSS
-    return separable(x_NCSS, matrix_NSS, matrix_NSS)
 
 
 def _colours(draw: Draw) -> Tensor:

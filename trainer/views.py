@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trainer.colour import grey, jitter
 from trainer.draw import Draw, in_parts
-from trainer.resampling import blur_matrix, crop_resize_flip, separable
+from trainer.resampling import blur_taps, crop_resize_flip, separable
 
 UNIFORMS = 35
 """Uniforms that a view takes for its parameters."""
@@ -122,10 +122,8 @@ def blur(x_NCSS: Tensor, sigma_N: Tensor, apply_N: Tensor) -> Tensor:
         sigma_N: standard deviation in pixels.
     """
     size = x_NCSS.shape[3]
-    matrix_NSS = blur_matrix(sigma_N, size, radius=size // 20)
-    identity_SS = torch.eye(size, device=x_NCSS.device)
-    matrix_NSS = torch.where(apply_N[:, None, None], matrix_NSS, identity_SS)
-    return separable(x_NCSS, matrix_NSS, matrix_NSS)
+    taps = blur_taps(torch.where(apply_N, sigma_N, 0.0), size, radius=size // 20)
+    return separable(x_NCSS, taps, taps)
 
 
 def edited(pixels_NSSC: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ Views alone and whole steps are timed by turns, each time in a new process, afte
 table has medians over the rounds, and the lowest and highest; the ratio is Kindred's views per
 second over lightly's. Before it both losses are compared on the same projections.
 
-On a CPU nothing else may run: where another program has a core, torch's threads wait for one another
-many times longer than they work, and OMP_NUM_THREADS=1 with --workers 1 tells more.
+On a CPU nothing else may run: where another program has a core, torch's threads wait for one
+another much longer than they work. There OMP_NUM_THREADS=1 with --workers 1 tells more.
 """
 
 from __future__ import annotations
