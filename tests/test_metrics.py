@@ -7,6 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -98,3 +101,93 @@ def test_labels_of_two_sets_get_common_numbers() -> None:
     first, second = metrics.joint_labels(np.array(["pear", "fig"]), np.array(["fig", "kiwi"]))
     assert first.tolist() == [2, 0]
     assert second.tolist() == [0, 1]
+
+
+# Few distinct scores, so that most examples have ties.
+PAIRS = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=1, max_size=40).filter(
+    lambda pairs: any(is_true for _, is_true in pairs)
+)
+
+
+def arrays(pairs: list[tuple[int, bool]]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    scores, is_true = zip(*pairs, strict=True)
+    return np.array(scores, np.float32), np.array(is_true)
+
+
+def slow_curve(pairs: list[tuple[int, bool]], positives: int) -> list[tuple[float, float]]:
+    """(recall, precision) at each threshold, from the strictest on."""
+    curve = []
+    for threshold in sorted({score for score, _ in pairs}, reverse=True):
+        passed = [is_true for score, is_true in pairs if score >= threshold]
+        curve.append((sum(passed) / positives, sum(passed) / len(passed)))
+    return curve
+
+
+@given(PAIRS, st.integers(0, 3))
+def test_micro_average_precision_sums_precision_by_gained_recall(
+    pairs: list[tuple[int, bool]], left_out: int
+) -> None:
+    positives = sum(is_true for _, is_true in pairs) + left_out
+    expected = before = 0.0
+    for recall, precision in slow_curve(pairs, positives):
+        expected += (recall - before) * precision
+        before = recall
+    assert metrics.micro_average_precision(*arrays(pairs), positives) == pytest.approx(expected)
+
+
+@given(PAIRS, st.integers(0, 3), st.sampled_from([0.0, 0.3, 0.5, 0.9, 0.999, 1.0]))
+def test_recall_at_precision_is_the_best_of_all_thresholds(
+    pairs: list[tuple[int, bool]], left_out: int, precision: float
+) -> None:
+    positives = sum(is_true for _, is_true in pairs) + left_out
+    curve = slow_curve(pairs, positives)
+    expected = max((recall for recall, found in curve if found >= precision), default=0.0)
+    got = metrics.recall_at_precision(*arrays(pairs), positives, precision=precision)
+    assert got == pytest.approx(expected)
+
+
+def test_one_ranking_serves_all_queries() -> None:
+    """Each query ranks its source first, yet the second's false pair is over the first's true."""
+    scores, is_true = np.array([0.5, 0.1, 0.9, 0.7]), np.array([True, False, True, False])
+    assert metrics.micro_average_precision(scores, is_true, 2) == pytest.approx((1 + 2 / 3) / 2)
+    assert metrics.recall_at_precision(scores, is_true, 2, precision=0.9) == 0.5
+
+
+def test_a_method_that_scores_all_pairs_alike_has_the_precision_of_chance() -> None:
+    is_true = np.arange(100) < 5
+    assert metrics.micro_average_precision(np.ones(100), is_true, 5) == pytest.approx(0.05)
+    assert metrics.recall_at_precision(np.ones(100), is_true, 5, precision=0.9) == 0
+    assert metrics.source_among_first(np.ones((1, 100)), is_true[None], 20) == 0
+
+
+@given(PAIRS, st.data())
+def test_a_score_that_is_not_a_number_never_helps(
+    pairs: list[tuple[int, bool]], data: st.DataObject
+) -> None:
+    scores, is_true = arrays(pairs)
+    broken = scores.copy()
+    broken[data.draw(st.integers(0, len(scores) - 1))] = np.nan
+    positives = int(is_true.sum())
+    assert (
+        metrics.micro_average_precision(broken, is_true, positives)
+        <= metrics.micro_average_precision(scores, is_true, positives) + 1e-12
+    )
+    assert metrics.micro_average_precision(np.full(4, np.nan), np.arange(4) < 2, 2) == 0
+
+
+def test_the_source_is_among_the_first_if_too_few_others_are_ahead_or_level() -> None:
+    scores = np.array([[0.9, 0.5, 0.3, 0.1], [0.5, 0.5, 0.3, 0.1], [0.9, 0.8, 0.7, np.nan]])
+    is_true = np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], bool)
+    shares = [metrics.source_among_first(scores, is_true, first) for first in (1, 2, 3, 4)]
+    assert shares == pytest.approx([0, 2 / 3, 2 / 3, 1])
+    is_true[0, 0] = True  # two sources: one of them is enough
+    assert metrics.source_among_first(scores, is_true, 1) == pytest.approx(1 / 3)
+
+
+def test_figures_of_copies_need_a_copy() -> None:
+    nothing = np.zeros((2, 3), bool)
+    with pytest.raises(DataError, match="no true image"):
+        metrics.source_among_first(np.ones((2, 3)), nothing, 20)
+    for positives in (0, 1):  # none, or fewer than are marked
+        with pytest.raises(DataError, match="true pairs"):
+            metrics.micro_average_precision(np.ones(3), np.array([True, True, False]), positives)
