@@ -30,7 +30,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
     settings = PretrainSettings(
         data=str(root / "pictures"), out=str(root / "run"), image_size=24, width=0.125,
         projection_width=16, descriptor_width=24, batch_size=16, epochs=1, device="cpu",
-        copies=True, optimizer="adamw",
+        copies=True, branch_stages=1, optimizer="adamw",
     )  # fmt: skip
     pretrain(settings)
     export(ExportSettings(str(root / "run"), str(root / "encoder.onnx")))
@@ -46,6 +46,9 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
     assert brought["backbone"] == "resnet18"
     assert brought["width"] == 0.125
     assert brought["image_size"] == 24
+    assert (brought["copies"], brought["descriptor_width"], brought["branch_stages"]) == (
+        True, 24, 1,
+    )  # fmt: skip
     torch.manual_seed(5)
     network = create_network(settings)
     start = load_start(network, path)
@@ -79,7 +82,9 @@ def test_weights_of_a_library_are_taken_by_their_names(
     wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "weights.pt")
     network = create_network(
-        replace(settings, backbone="mobilenetv3_small_050", width=1.0, image_size=32)
+        replace(
+            settings, backbone="mobilenetv3_small_050", width=1.0, image_size=32, branch_stages=0
+        )
     )
     start = load_start(network, tmp_path / "weights.pt")
     assert "copies, objective from scratch" in start.sentence()
@@ -117,9 +122,36 @@ def test_command_line_goes_on_without_naming_the_backbone(
                  "--batch-size", "16", "--device", "cpu", "--projection-width", "16",
                  "--from", str(Path(settings.out).parent / "encoder.onnx")]  # fmt: skip
     assert cli.main(arguments) == 0
-    assert "weights of the backbone from" in capsys.readouterr().out
+    assert "weights of the backbone, copies from" in capsys.readouterr().out
     recorded = checkpoint.read_settings(out)
     assert (recorded["backbone"], recorded["width"], recorded["image_size"]) == (
         "resnet18", 0.125, 24,
     )  # fmt: skip
+    assert recorded["copies"]
     assert recorded["start_digest"]
+
+
+def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_stages_of_its_own(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """The new stages start as copies of the backbone's; nothing else of it is trained."""
+    plain = replace(settings, out=str(tmp_path / "plain"), copies=False, branch_stages=0, epochs=1)
+    pretrain(plain)
+    whole = replace(
+        settings, out=str(tmp_path / "on"), from_=plain.out, frozen_stages=5, epochs=3,
+        learning_rate=1e-3,
+    )  # fmt: skip
+    pretrain(whole)
+    before = checkpoint.load_checkpoint(Path(plain.out))["network"]
+    after = checkpoint.load_checkpoint(Path(whole.out))["network"]
+    kept = [name for name in after if name.startswith("backbone.")]
+    assert all(torch.equal(after[name], before[name]) for name in kept)
+    own = {
+        name: "backbone.model.layer4." + name.removeprefix("copies.stages.0.0.")
+        for name in after if name.startswith("copies.stages.0.0.") and "conv" in name
+    }  # fmt: skip
+    assert len(own) > 4
+    for name, origin in own.items():
+        assert not torch.equal(after[name], before[origin]), name
+        moved = (after[name] - before[origin]).norm() / before[origin].norm()
+        assert moved < 0.5, name  # it started there

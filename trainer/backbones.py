@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import timm
 from timm.models import group_modules
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
@@ -14,19 +17,23 @@ SMALL_SIZE = 128
 
 
 class Backbone(nn.Module):
-    """A timm model that gives its last feature map, and from it the pooled representation h.
+    """A timm model that gives a feature map and the pooled representation h.
+
+    The map is the last one, or with ``branch_stages`` the one that so many stages follow: a
+    descriptor then has copies of those of its own.
 
     Attributes:
-        channels: C of the map.
+        channels: C of the last map.
         width: D of h.
         mean, deviation: three floats each, of pixels in 0 to 1, that the model expects.
 
     Shape suffixes: N images, C channels, H W size of the map, S image size, D width of h.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, branch_stages: int = 0) -> None:
         super().__init__()
         self.model = model
+        self._branch_stages = branch_stages
         self._frozen: list[nn.Module] = []
         config = model.default_cfg
         self.mean, self.deviation = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
@@ -35,8 +42,51 @@ class Backbone(nn.Module):
 
     def forward(self, x_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, H, W) and h (N, D) of normalised pixels."""
-        map_NCHW = self.model.forward_features(x_N3SS)  # type: ignore[operator]
-        return map_NCHW, self.model.forward_head(map_NCHW, pre_logits=True)  # type: ignore[operator]
+        if not self._branch_stages:
+            map_NCHW = self.model.forward_features(x_N3SS)  # type: ignore[operator]
+            return map_NCHW, self._pooled(map_NCHW)
+        stages = self._stages()
+        map_NCHW = _through(stages[: -self._branch_stages], x_N3SS)
+        return map_NCHW, self._pooled(_through(stages[-self._branch_stages :], map_NCHW))
+
+    def map(self, x_N3SS: Tensor) -> Tensor:
+        """The feature map alone, (N, C, H, W)."""
+        if self._branch_stages:
+            return _through(self._stages()[: -self._branch_stages], x_N3SS)
+        map_NCHW: Tensor = self.model.forward_features(x_N3SS)  # type: ignore[operator]
+        return map_NCHW
+
+    def branch(self) -> nn.Sequential:
+        """Copies of the stages that follow the map, weights included; empty without any."""
+        stages = self._stages()[-self._branch_stages :] if self._branch_stages else []
+        return nn.Sequential(*(nn.Sequential(*copy.deepcopy(stage)) for stage in stages))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of it is trained."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def _pooled(self, map_NCHW: Tensor) -> Tensor:
+        h_ND: Tensor = self.model.forward_head(map_NCHW, pre_logits=True)  # type: ignore[operator]
+        return h_ND
+
+    def _stages(self) -> list[list[nn.Module]]:
+        """What ``forward_features`` of the model runs, the stem first."""
+        if isinstance(self.model, ResNet):
+            names = ["conv1 bn1 act1 maxpool", "layer1", "layer2", "layer3", "layer4"]
+        elif isinstance(self.model, EfficientNet):
+            blocks = [f"blocks.{number}" for number in range(len(self.model.blocks))]
+            names = ["conv_stem bn1", *blocks[:-1], f"{blocks[-1]} conv_head bn2"]
+        else:
+            raise RunError(
+                f"branch_stages is {self._branch_stages}, expected 0: "
+                "only ResNets and EfficientNets can be divided"
+            )
+        if self._branch_stages >= len(names):
+            raise RunError(
+                f"branch_stages is {self._branch_stages}, expected fewer than {len(names)}"
+            )
+        return [[self.model.get_submodule(each) for each in stage.split()] for stage in names]
 
     def freeze(self, stages: int) -> None:
         """Keep the weights and norms of the first ``stages``, the stem being the first of them.
@@ -64,7 +114,16 @@ class Backbone(nn.Module):
         return self
 
 
-def create_backbone(name: str, image_size: int, width: float = 1.0) -> Backbone:
+def _through(stages: list[list[nn.Module]], x: Tensor) -> Tensor:
+    for stage in stages:
+        for module in stage:
+            x = module(x)
+    return x
+
+
+def create_backbone(
+    name: str, image_size: int, width: float = 1.0, branch_stages: int = 0
+) -> Backbone:
     """The untrained model of that name.
 
     A ResNet's stem follows the input, so that its stages see maps of a useful size: a 3x3
@@ -83,7 +142,7 @@ def create_backbone(name: str, image_size: int, width: float = 1.0) -> Backbone:
     if width != 1 and not is_resnet:
         raise RunError(f"width {width} with backbone {name!r}, expected 1: only ResNets scale")
     if not is_resnet:
-        return Backbone(timm.create_model(name, num_classes=0))
+        return Backbone(timm.create_model(name, num_classes=0), branch_stages)
     channels = tuple(round(base * width / 8) * 8 for base in (64, 128, 256, 512))
     model = timm.create_model(name, num_classes=0, channels=channels)
     if image_size <= SMALL_SIZE and isinstance(model.conv1, nn.Conv2d):
@@ -93,4 +152,4 @@ def create_backbone(name: str, image_size: int, width: float = 1.0) -> Backbone:
         )
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
-    return Backbone(model)
+    return Backbone(model, branch_stages)

@@ -84,7 +84,7 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
     flag = "--" + each.name.rstrip("_").replace("_", "-")
     common: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
     if hint is bool:
-        command.add_argument(flag, action="store_true", help=text, **common)
+        command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **common)
         return
     if each.default not in (None, "", MISSING):
         text += f" [{each.default}]"

@@ -89,6 +89,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
         _start(network, settings, images, main)
     if settings.frozen_stages:
         network.backbone.freeze(settings.frozen_stages)
+        network.objective.requires_grad_(not (settings.copies and network.backbone.frozen))
     network = network.to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer(
         settings.optimizer, network, settings.weight_decay, settings.backbone_rate
@@ -190,8 +191,9 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
     start = load_start(network, Path(str(settings.from_)))
     if main:
         print(start.sentence())
-    if network.copies is None or "copies" in start.taken:
+    if network.copies is None or "copies" not in start.fresh:
         return
+    network.copies.stages.load_state_dict(network.backbone.branch().state_dict())
     rows = np.linspace(0, len(images) - 1, min(len(images), START_IMAGES)).astype(int)
     if len(rows) <= settings.descriptor_width:
         return
@@ -291,6 +293,7 @@ def create_network(settings: PretrainSettings) -> Network:
         copies=settings.copies,
         descriptor_width=settings.descriptor_width,
         entropy_weight=settings.entropy_weight,
+        branch_stages=settings.branch_stages,
     )
 
 

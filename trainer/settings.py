@@ -63,6 +63,9 @@ class PretrainSettings:
         128, "width of the projection, the descriptor where copies are not trained"
     )
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
+    branch_stages: int = setting(
+        0, "last stages of the backbone of which --copies has copies for the descriptor alone"
+    )
     entropy_weight: float = setting(30.0, "of the term of --copies that spreads descriptors")
     mixed_share: float = setting(
         0.25, "of the images of a batch whose second view --copies mixes with another"
@@ -122,6 +125,10 @@ class PretrainSettings:
         if self.frozen_stages < 0 or (self.frozen_stages and not self.from_):
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
+            )
+        if self.branch_stages < 0 or (self.branch_stages and not self.copies):
+            raise RunError(
+                f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")

@@ -15,7 +15,9 @@ from index.artifact import read_metadata
 from index.errors import RunError
 from trainer import checkpoint
 
-INHERITED = ("backbone", "width", "image_size", "stored_size")
+INHERITED = (
+    "backbone", "width", "image_size", "stored_size", "copies", "descriptor_width", "branch_stages"
+)  # fmt: skip
 GOING_ON = {
     "optimizer": "adamw",
     "learning_rate": 3e-4,
@@ -30,7 +32,8 @@ _WRAPPERS = ("module.", "backbone.", "model.", "encoder.", "state_dict.")
 def inherited(path: Path) -> dict[str, Any]:
     """The settings that going on from ``path`` brings along, where nobody chooses others.
 
-    A run and an encoder file bring their backbone and sizes; a bare file of weights has none.
+    A run and an encoder file bring their backbone and sizes, and a descriptor trained for copies
+    if they have one; a bare file of weights has none.
 
     Raises:
         RunError: the path is nothing to start from.
@@ -44,8 +47,18 @@ def inherited(path: Path) -> dict[str, Any]:
         metadata = read_metadata(path)
         name, _, width = metadata.backbone.partition(" x")
         size = metadata.image_size
-        return GOING_ON | {"backbone": name, "width": float(width or 1), "image_size": size}
+        brought = {"backbone": name, "width": float(width or 1), "image_size": size}
+        return GOING_ON | brought | _descriptor(_read_encoder(path))
     return dict(GOING_ON)
+
+
+def _descriptor(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The settings of the trained descriptor among these tensors, none without one."""
+    linear = tensors.get("copies.linear.weight")
+    if linear is None:
+        return {}
+    stages = {name.split(".")[2] for name in tensors if name.startswith("copies.stages.")}
+    return {"copies": True, "descriptor_width": len(linear), "branch_stages": len(stages)}
 
 
 @dataclass(frozen=True)

@@ -89,10 +89,10 @@ def copy_loss(
 
 
 class CopyDescriptor(nn.Module):
-    """The descriptor that tells copies from look-alikes, and its loss; a feature map in, loss out.
+    """The descriptor that tells copies from look-alikes, and its loss.
 
     GeM pooling (Radenović et al. 2018, arXiv:1711.02512) with the fixed power 3 of SSCD, which
-    favours what stands out, and a linear layer.
+    favours what stands out, and a linear layer; before them, ``stages`` of its own if any.
     """
 
     def __init__(
@@ -101,20 +101,27 @@ class CopyDescriptor(nn.Module):
         width: int,
         temperature: float = 0.05,
         entropy_weight: float = 30.0,
+        stages: nn.Sequential | None = None,
     ) -> None:
         super().__init__()
+        self.stages = stages or nn.Sequential()
         self.temperature = temperature
         self.entropy_weight = entropy_weight
         self.linear = nn.Linear(channels, width)
 
     def pool(self, map_NDHW: Tensor) -> Tensor:
-        """GeM, (N, D): the third root of the mean third power."""
-        exact = map_NDHW if map_NDHW.dtype == torch.float64 else map_NDHW.float()
-        return exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+        """GeM of what the stages make of the map, (N, D): root of the mean third power."""
+        last_NDHW = self.stages(map_NDHW)
+        with torch.autocast(map_NDHW.device.type, enabled=False):
+            exact = last_NDHW if last_NDHW.dtype == torch.float64 else last_NDHW.float()
+            pooled_ND: Tensor = exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+            return pooled_ND
 
     def describe(self, map_NDHW: Tensor) -> Tensor:
         """Descriptors z, (N, K), of any length."""
-        z_NK: Tensor = self.linear(self.pool(map_NDHW))
+        pooled_ND = self.pool(map_NDHW)
+        with torch.autocast(map_NDHW.device.type, enabled=False):
+            z_NK: Tensor = self.linear(pooled_ND)
         return z_NK
 
     @torch.no_grad()
@@ -134,8 +141,10 @@ class CopyDescriptor(nn.Module):
         self.linear.weight.copy_(weight_DK.T)
         self.linear.bias.copy_(-(mean_D @ weight_DK))
 
-    def forward(self, map_NDHW: Tensor, sources: Sources) -> Tensor:
-        """Loss of a batch of views, ``copy_loss``."""
-        with torch.autocast(map_NDHW.device.type, enabled=False):
-            z_NK = self.describe(map_NDHW)
+    def loss(self, z_NK: Tensor, sources: Sources) -> Tensor:
+        """``copy_loss`` of a batch of views' descriptors."""
         return copy_loss(z_NK, sources, self.temperature, self.entropy_weight)
+
+    def forward(self, map_NDHW: Tensor, sources: Sources) -> Tensor:
+        """Loss of a batch of views' feature maps."""
+        return self.loss(self.describe(map_NDHW), sources)
