@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from index import sources, store
 from index.artifact import Metadata
 from index.blobs import Blobs
+from index.columns import Columns
 from index.duplicates import (
     Group,
     Keep,
@@ -45,9 +46,10 @@ from index.errors import (
     SourceUnreadable,
 )
 from index.files import now, remove_abandoned, sync_folder
+from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import Indexes
-from index.records import Item, Record, Scalar, Settings, State, check_id
+from index.records import Item, Record, Settings, State, check_id
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
@@ -92,6 +94,7 @@ class Collection:
         self.encoder_sha256: Final = settings.encoder_sha256
         self.created_at: Final = settings.created_at
         self._blobs = Blobs(folder / "blobs")
+        self._columns = Columns(self.store)
         self._stars: tuple[tuple[int, float], list[Star]] | None = None
         try:
             self.metadata: Final = _metadata(settings, folder)
@@ -242,30 +245,35 @@ class Collection:
         top_k: int = 10,
         offset: int = 0,
         min_score: float | None = None,
-        filter: Mapping[str, Scalar] | None = None,
+        filter: Filter = EVERYTHING,
         exclude: str | None = None,
         group_duplicates: bool = False,
     ) -> list[Hit]:
         """The images that look most like a query, nearest first; ``embedding`` float32 (D,).
 
-        ``filter`` keeps images whose metadata has each of its values at its top level.
-        ``exclude`` leaves out one id. ``group_duplicates`` gives, of images that are copies of
+        ``filter``, of ``index.filters.parse``, keeps images whose metadata meets it. ``exclude`` leaves out one id. ``group_duplicates`` gives, of images that are copies of
         each other, only the nearest.
 
         Raises:
             InvalidVector: the query has another length, or no direction.
-            InvalidMetadata: the filter asks for what metadata cannot hold.
         """
         query = unit(embedding, self._dimensions["embedding"])
         view = self.refresh()
+        allowed = self._columns.matching(filter) if filter != EVERYTHING else None
         with self.store.read() as snapshot:
-            allowed = snapshot.matching(filter) if filter else None
             wanted = offset + top_k
             count = wanted + (exclude is not None)
             while True:
                 keys, scores = view.search("embedding", query, count, allowed=allowed)
                 items = snapshot.items_of(keys.tolist())
-                shown = [key for key in keys.tolist() if key in items and items[key].id != exclude]
+                # Metadata that was written since the filter was answered may not meet it.
+                shown = [
+                    key
+                    for key in keys.tolist()
+                    if key in items
+                    and items[key].id != exclude
+                    and filter.matches(items[key].metadata)
+                ]
                 kept = self._distinct(snapshot, shown) if group_duplicates else set(shown)
                 hits = [
                     Hit(items[key].id, score, items[key].metadata)

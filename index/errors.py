@@ -7,6 +7,7 @@
     ├── CollectionError     CollectionNotFound · CollectionExists · CollectionCorrupt
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
+    │                       InvalidFilter
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -95,7 +96,11 @@ class InvalidVector(CollectionError):
 
 
 class InvalidMetadata(CollectionError):
-    """An image's metadata, or a filter over it, is not what JSON can hold, or is too large."""
+    """An image's metadata is not what JSON can hold, or is too large."""
+
+
+class InvalidFilter(CollectionError):
+    """A filter is not of the language that ``index.filters`` describes, or over its limits."""
 
 
 class TrainingError(KindredError):

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from index.encoder import Encoding
-from index.errors import CollectionCorrupt, ImageNotFound, InvalidMetadata
+from index.errors import CollectionCorrupt, ImageNotFound
 from index.files import now
 from index.records import (
     Chunk,
@@ -20,10 +20,8 @@ from index.records import (
     Item,
     Known,
     Record,
-    Scalar,
     State,
     check_id,
-    is_unicode,
     metadata_text,
 )
 from index.vectors import SPACES, Floats, Keys, Space
@@ -32,7 +30,6 @@ FLOAT: Final = np.dtype("<f4")
 """How vectors lie in the database."""
 
 _ROWS_AT_A_TIME: Final = 2048
-_MOST_CONDITIONS: Final = 100
 _ITEM_COLUMNS: Final = (
     "id, state, source, sha256, size_bytes, width, height, format, metadata, reason, updated_at"
 )
@@ -109,42 +106,26 @@ class Snapshot:
         )
         return [_item(row) for row in rows]
 
-    def matching(self, filter: Mapping[str, Scalar]) -> Keys:
-        """Keys of present items whose metadata has each of these values at its top level."""
-        if len(filter) > _MOST_CONDITIONS:
-            raise InvalidMetadata(
-                f"the filter has {len(filter):,} conditions, expected {_MOST_CONDITIONS} at most"
-            )
-        clauses = ["state = 'present'"]
-        values: list[Scalar] = []
-        for name, value in filter.items():
-            operands: list[Scalar] = []
-            if isinstance(value, bool):
-                test, operands = "type = ?", ["true" if value else "false"]
-            elif value is None:
-                test = "type = 'null'"
-            elif isinstance(value, str):
-                test, operands = "type = 'text' AND value = ?", [value]
-            elif isinstance(value, int | float):
-                test, operands = "type IN ('integer', 'real') AND value = ?", [value]
-            else:
-                raise InvalidMetadata(
-                    f"the filter asks for {name} = {value!r}, "
-                    "expected a text, a number, true, false or null"
-                )
-            if not is_unicode(f"{name}{value}"):
-                raise InvalidMetadata(f"the filter on {name!r} holds half a surrogate pair")
-            clauses.append(f"EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND {test})")
-            values += [name, *operands]
-        try:
-            rows = self._connection.execute(
-                # The name `key` means the JSON key inside the clauses, the item's outside.
-                f"SELECT items.key FROM items WHERE {' AND '.join(clauses)}",
-                values,
-            ).fetchall()
-        except OverflowError as error:
-            raise InvalidMetadata(f"the filter holds a number beyond 64 bits: {error}") from error
+    def present_keys(self) -> Keys:
+        """Keys of present items, ascending."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE state = 'present' ORDER BY key"
+        ).fetchall()
         return np.array([key for (key,) in rows], np.int64)
+
+    def metadata(self) -> Iterator[dict[str, Any]]:
+        """The metadata of every present item, in the order of ``present_keys``."""
+        for (text,) in self._connection.execute(
+            "SELECT metadata FROM items NOT INDEXED WHERE state = 'present' ORDER BY key"
+        ):
+            yield json.loads(text)
+
+    def metadata_since(self, version: int) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Keys and metadata of present items that changed after ``version`` in any way."""
+        for key, text in self._connection.execute(
+            "SELECT key, metadata FROM items WHERE version > ? AND state = 'present'", (version,)
+        ):
+            yield key, json.loads(text)
 
     def counts(self) -> dict[State, int]:
         """How many items are in each state."""

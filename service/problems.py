@@ -136,6 +136,7 @@ KIND_OF_ERROR: Final[Mapping[type[errors.KindredError], Kind]] = {
     errors.InvalidId: INVALID,
     errors.InvalidVector: INVALID,
     errors.InvalidMetadata: INVALID,
+    errors.InvalidFilter: INVALID,
     errors.KindredError: INTERNAL,
 }
 

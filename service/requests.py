@@ -12,15 +12,17 @@ from pydantic import (
     ConfigDict,
     Field,
     FiniteFloat,
+    PlainValidator,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
+from index import filters
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
+from index.errors import InvalidFilter
 
 MAX_EMBED_IMAGES: Final = 32
-
-Scalar = str | bool | int | FiniteFloat | None
 
 
 def _parse_object(value: Any) -> Any:
@@ -33,8 +35,17 @@ def _parse_object(value: Any) -> Any:
         raise ValueError(f"expected the text of a JSON object: {error}") from None
 
 
+def _parse_filter(value: Any) -> filters.Filter:
+    try:
+        return filters.parse(_parse_object(value))
+    except InvalidFilter as error:
+        raise ValueError(str(error)) from None
+
+
 ImageId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Filter = Annotated[dict[str, Scalar], BeforeValidator(_parse_object)]
+Filter = Annotated[
+    filters.Filter, PlainValidator(_parse_filter), WithJsonSchema({"type": "object"})
+]
 
 
 class Body(BaseModel):
@@ -86,11 +97,8 @@ class SearchOptions(Body):
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         default=None, description="Leave out results below this cosine."
     )
-    filter: Filter | None = Field(
-        default=None,
-        description="Only images whose metadata has these values under these top-level keys. "
-        "In a form: JSON text.",
-        examples=[{"label": "snow"}],
+    filter: Filter = Field(
+        default=filters.EVERYTHING, description=filters.LANGUAGE, examples=filters.EXAMPLES
     )
     group_duplicates: bool = Field(
         default=False, description="Of images that are copies of each other, only the nearest."
