@@ -26,12 +26,9 @@ from index.columns import Columns
 from index.duplicates import (
     Group,
     Keep,
-    Match,
     Page,
     Star,
     describe_group,
-    descriptor_match,
-    exact_match,
     find_stars,
     first_of_kind,
 )
@@ -49,13 +46,17 @@ from index.files import now, remove_abandoned, sync_folder
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import Indexes
+from index.matching import CopyQuery, Match, find_matches
+from index.perceptual import PerceptualIndex
 from index.records import Item, Record, Settings, State, check_id
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
 from index.verify import Verdict, verify
 
-__all__ = ["Catalog", "Collection", "Group", "Hit", "Item", "Keep", "Match", "Page", "Verdict"]
+__all__ = [
+    "Catalog", "Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page", "Verdict"
+]  # fmt: skip
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -95,6 +96,7 @@ class Collection:
         self.created_at: Final = settings.created_at
         self._blobs = Blobs(folder / "blobs")
         self._columns = Columns(self.store)
+        self._perceptual = PerceptualIndex(self.store)
         self._stars: tuple[tuple[int, float], list[Star]] | None = None
         try:
             self.metadata: Final = _metadata(settings, folder)
@@ -109,6 +111,7 @@ class Collection:
     def close(self) -> None:
         """Let go of the files. Nothing is lost without it: every write is on the disk already."""
         self._indexes.close()
+        self._perceptual.close()
         self.store.close()
 
     def __enter__(self) -> Collection:
@@ -165,6 +168,8 @@ class Collection:
             root=None,
             source=f"blob:{sha256}",
             sha256=sha256,
+            pixel_sha256=picture.fingerprint.pixel_sha256,
+            perceptual_hash=picture.fingerprint.perceptual_hash,
             size_bytes=len(data),
             mtime_ns=0,
             width=picture.width,
@@ -251,7 +256,8 @@ class Collection:
     ) -> list[Hit]:
         """The images that look most like a query, nearest first; ``embedding`` float32 (D,).
 
-        ``filter``, of ``index.filters.parse``, keeps images whose metadata meets it. ``exclude`` leaves out one id. ``group_duplicates`` gives, of images that are copies of
+        ``filter``, which ``index.filters.parse`` makes, keeps images whose metadata meets it.
+        ``exclude`` leaves out one id. ``group_duplicates`` gives, of images that are copies of
         each other, only the nearest.
 
         Raises:
@@ -285,41 +291,26 @@ class Collection:
                     return hits[offset:wanted]
                 count *= 2
 
-    def copies(
-        self,
-        encoding: Encoding,
-        *,
-        sha256: str | None,
-        threshold: float,
-        limit: int = 100,
-        exclude: str | None = None,
-    ) -> list[Match]:
-        """The copies of a query, exact ones first, then by falling score.
-
-        ``encoding`` is the query's one row; ``sha256`` of its file, where there is a file, finds
-        equal bytes, whatever the threshold. Others need a copy score of ``threshold``.
+    def copies(self, query: CopyQuery, *, threshold: float, limit: int = 100) -> list[Match]:
+        """The copies of a query, the surest first; see ``index.matching``.
 
         Raises:
             InvalidVector: the query has another length, or no direction.
         """
-        check_rows(encoding.descriptor, self._dimensions["descriptor"], count=1)
-        offset = float(encoding.descriptor_offset[0])
+        check_rows(
+            query.encoding.descriptor, self._dimensions["descriptor"], count=len(query.encoding)
+        )
         view = self.refresh()
         with self.store.read() as snapshot:
-            equal = snapshot.with_sha256(sha256) if sha256 else []
-            keys, cosines = view.search(
-                "descriptor",
-                unit(encoding.descriptor[0], self._dimensions["descriptor"]),
-                limit + len(equal) + (exclude is not None),
+            return find_matches(
+                query,
+                snapshot,
+                view,
+                self._perceptual,
+                self.metadata.calibration,
+                threshold=threshold,
+                limit=limit,
             )
-            items = snapshot.items_of(keys.tolist())
-        known = {item.id for item in equal}
-        matches = [exact_match(item, offset) for item in equal] + [
-            descriptor_match(items[key], cosine, offset, self.metadata.calibration)
-            for key, cosine in zip(keys.tolist(), cosines.tolist(), strict=True)
-            if key in items and items[key].id not in known and cosine - offset >= threshold
-        ]
-        return [match for match in matches if match.id != exclude][:limit]
 
     def duplicate_groups(
         self, *, threshold: float, limit: int = 100, cursor: str | None = None

@@ -12,38 +12,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from index.artifact import Calibration
 from index.encoder import Encoding
+from index.matching import Match, descriptor_match, exact_match
 from index.records import Chunk, Item
 from index.vectors import Floats
 
 Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
-Tier = Literal["exact", "descriptor"]
-
 _SCORES_AT_A_TIME: Final = 1 << 22  # 16 MiB of float32, and of pairs at most 64 MiB
 _SCREENING_MARGIN: Final = 1e-4  # above the rounding of a float32 product of unit vectors
-
-
-@dataclass(frozen=True)
-class Match:
-    """An image that is a copy of another.
-
-    ``score`` is the copy score, a cosine less an offset; ``false_match_rate`` what was measured
-    for that score on pairs that are no copies (0 where the bytes are equal).
-    """
-
-    id: str
-    tier: Tier
-    score: float
-    false_match_rate: float
-    evidence: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -138,18 +122,6 @@ def describe_group(star: Star, items: Mapping[int, Item], calibration: Calibrati
     ]
     others = [items[link.key] for link in star.links]
     return Group(star.id, (keep, *others), Keep(keep.id, _reason(keep, others)), tuple(matches))
-
-
-def exact_match(item: Item, offset: float) -> Match:
-    """A match of equal bytes."""
-    return Match(item.id, "exact", 1.0 - offset, 0.0, {"sha256": item.sha256})
-
-
-def descriptor_match(item: Item, cosine: float, offset: float, calibration: Calibration) -> Match:
-    """A match of descriptors at this cosine and offset."""
-    score = cosine - offset
-    evidence = {"cosine": cosine, "offset": offset}
-    return Match(item.id, "descriptor", score, calibration.rate_at(score), evidence)
 
 
 def _reason(keep: Item, others: Sequence[Item]) -> str:

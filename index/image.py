@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, TiffImagePlugin
 
 from index.errors import ImageTooLarge, UnknownFormat, UnreadableImage
+from index.fingerprint import SIDE, Fingerprint, fingerprint
 
 FitRule = Literal["stretch"]
 Kernel = Literal["bilinear", "bicubic"]
@@ -95,40 +96,75 @@ class Picture:
     width: int
     height: int
     format: str
+    fingerprint: Fingerprint
 
 
 def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
-    """Decode any supported image and fit it.
+    """Decode any supported image, fit it, and take its fingerprint.
 
     Raises:
         UnknownFormat, ImageTooLarge, UnreadableImage: never anything else, whatever the bytes.
     """
     # Twice the target keeps the antialiased resize honest; a JPEG decodes at 1/2, 1/4 or 1/8 of
     # its size where that still leaves so much, which is several times faster on camera pictures.
-    image, name, (width, height) = _decode(data, draft=2 * fit.size, max_pixels=max_pixels)
-    pixels = np.asarray(image.resize((fit.size, fit.size), _KERNELS[fit.kernel]))
-    return Picture(np.ascontiguousarray(pixels), width, height, name)
+    image, name, width, height, orientation = _decode(
+        data, draft=2 * max(fit.size, SIDE), max_pixels=max_pixels
+    )
+    taken = fingerprint(data, image, name, orientation)
+    return Picture(_fitted(image, fit), width, height, name, taken)
+
+
+def load_pixels(
+    data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """The pixels of ``load`` alone, uint8 (S, S, 3); raises the same."""
+    draft = 2 * max(fit.size, SIDE)
+    return _fitted(_decode(data, draft=draft, max_pixels=max_pixels).image, fit)
+
+
+def upright(
+    data: bytes, *, longest: int, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """The picture in its own proportions, uint8 (H, W, 3), ``longest`` pixels at most a side.
+
+    Raises:
+        UnknownFormat, ImageTooLarge, UnreadableImage.
+    """
+    image = _decode(data, draft=2 * longest, max_pixels=max_pixels).image
+    image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+    return np.asarray(image)
 
 
 def fit_pixels(pixels: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:
     """Fit RGB pixels, uint8 (H, W, 3), to uint8 (S, S, 3)."""
-    image = Image.fromarray(pixels).resize((fit.size, fit.size), _KERNELS[fit.kernel])
-    return np.ascontiguousarray(np.asarray(image))
+    return _fitted(Image.fromarray(pixels), fit)
 
 
 def thumbnail(data: bytes, *, longest: int = 256, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
     """A JPEG of the picture, upright and in its own proportions, ``longest`` pixels at most."""
-    image, _, _ = _decode(data, draft=2 * longest, max_pixels=max_pixels)
+    image = _decode(data, draft=2 * longest, max_pixels=max_pixels).image
     image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
     return buffer.getvalue()
 
 
-def _decode(
-    data: bytes, *, draft: int, max_pixels: int
-) -> tuple[Image.Image, str, tuple[int, int]]:
-    """The upright RGB image, its format's name, and the (width, height) of the upright original."""
+def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.uint8]:
+    pixels = np.asarray(image.resize((fit.size, fit.size), _KERNELS[fit.kernel]))
+    return np.ascontiguousarray(pixels)
+
+
+class _Decoded(NamedTuple):
+    """The upright RGB image, and width, height and EXIF orientation of the original."""
+
+    image: Image.Image
+    format: str
+    width: int
+    height: int
+    orientation: int
+
+
+def _decode(data: bytes, *, draft: int, max_pixels: int) -> _Decoded:
     name = _format_of(data)
     try:
         image: Image.Image = Image.open(io.BytesIO(data), formats=[name])
@@ -151,8 +187,8 @@ def _decode(
             image = image.transpose(_UPRIGHT[orientation])
     except Exception as error:
         raise _unreadable(name, data, error) from error
-    # Orientations 5 to 8 exchange the sides.
-    return image, name, size if orientation < 5 else (size[1], size[0])
+    width, height = size if orientation < 5 else (size[1], size[0])  # 5 to 8 exchange the sides
+    return _Decoded(image, name, width, height, orientation)
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:

@@ -151,6 +151,8 @@ class Comparison:
             root=self.root,
             source=item.locator,
             sha256="",
+            pixel_sha256="",
+            perceptual_hash=b"",
             size_bytes=item.size_bytes,
             mtime_ns=item.mtime_ns,
             width=0,
@@ -172,7 +174,14 @@ class Comparison:
             if before is not None and (self._is_taken(before) or self._says(before, item, error)):
                 return LeaveOut(*given, str(error))
             return LeaveOut(*given, str(error), record)
-        record = replace(record, width=picture.width, height=picture.height, format=picture.format)
+        record = replace(
+            record,
+            pixel_sha256=picture.fingerprint.pixel_sha256,
+            perceptual_hash=picture.fingerprint.perceptual_hash,
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+        )
         return Embed(*given, record, picture.pixels)
 
     def _is_same_file(self, item: SourceItem, before: Known) -> bool:

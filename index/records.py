@@ -29,12 +29,15 @@ class Item:
     ``width`` and ``height`` (pixels, upright) are 0, ``format`` and ``sha256`` empty where the
     image could never be read; ``reason`` then says why. ``source`` is the locator of its bytes,
     ``blob:<sha256>`` where the collection keeps them. ``updated_at`` is ISO 8601 in UTC.
+    ``pixel_sha256`` and ``perceptual_hash`` are those of ``index.fingerprint``.
     """
 
     id: str
     state: State
     source: str
     sha256: str
+    pixel_sha256: str
+    perceptual_hash: bytes
     size_bytes: int
     width: int
     height: int
@@ -69,6 +72,8 @@ class Record:
     root: str | None
     source: str
     sha256: str
+    pixel_sha256: str
+    perceptual_hash: bytes
     size_bytes: int
     mtime_ns: int
     width: int

@@ -26,7 +26,7 @@ from index.transactions import FLOAT, Snapshot, Transaction
 from index.vectors import Space
 
 DATABASE: Final = "kindred.sqlite3"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
@@ -49,6 +49,8 @@ CREATE TABLE items (
     root           TEXT,                               -- the source it came with; NULL: uploaded
     source         TEXT NOT NULL,                      -- locator of its bytes
     sha256         TEXT NOT NULL,
+    pixel_sha256   TEXT NOT NULL DEFAULT '',           -- empty: not taken yet, or unreadable
+    perceptual     BLOB NOT NULL DEFAULT x'',          -- PDQ; empty also where it says nothing
     size_bytes     INTEGER NOT NULL,
     mtime_ns       INTEGER NOT NULL,
     width          INTEGER NOT NULL,
@@ -61,6 +63,7 @@ CREATE TABLE items (
 CREATE INDEX items_by_version ON items (version);
 CREATE INDEX items_by_vector_version ON items (vector_version);
 CREATE INDEX items_by_sha256 ON items (sha256);
+CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
 CREATE INDEX items_by_root ON items (root);
 CREATE INDEX items_by_state ON items (state);
 
@@ -88,6 +91,16 @@ CREATE TABLE generations (
     PRIMARY KEY (number, space)
 ) STRICT;
 """
+
+
+_MIGRATIONS: Final = {
+    1: """
+ALTER TABLE items ADD COLUMN pixel_sha256 TEXT NOT NULL DEFAULT '';
+ALTER TABLE items ADD COLUMN perceptual BLOB NOT NULL DEFAULT x'';
+CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
+""",
+}
+"""By schema version, what leads to the next."""
 
 
 def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> None:
@@ -226,6 +239,8 @@ class Store:
         if application != _APPLICATION_ID:
             raise CollectionCorrupt(f"{self.path} is not a database of Kindred")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        while version in _MIGRATIONS:
+            version = self._migrate(connection)
         if version != SCHEMA_VERSION:
             raise CollectionCorrupt(
                 f"{self.path} has schema version {version}, this release reads {SCHEMA_VERSION}"
@@ -234,6 +249,22 @@ class Store:
             "SELECT encoder_sha256, encoder, created_at FROM collection"
         ).fetchone()
         return Settings(*row)
+
+    def _migrate(self, connection: sqlite3.Connection) -> int:
+        """One step, unless another process was faster; gives the version that was reached."""
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            if version in _MIGRATIONS:
+                for statement in _MIGRATIONS[version].split(";"):
+                    connection.execute(statement)
+                version += 1
+                connection.execute(f"PRAGMA user_version = {version}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        return version
 
 
 class Follower:

@@ -31,12 +31,21 @@ FLOAT: Final = np.dtype("<f4")
 
 _ROWS_AT_A_TIME: Final = 2048
 _ITEM_COLUMNS: Final = (
-    "id, state, source, sha256, size_bytes, width, height, format, metadata, reason, updated_at"
+    "id, state, source, sha256, pixel_sha256, perceptual, size_bytes, width, height, format,"
+    " metadata, reason, updated_at"
+)
+_STORED: Final = (
+    "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
+    " mtime_ns, width, height, format, metadata, reason, updated_at"
 )
 
 
 class Snapshot:
-    """Reads within one read transaction."""
+    """Reads within one read transaction.
+
+    Nearly every item is present. A ``+`` before ``state`` keeps SQLite from going through the
+    index of the states, which is to say through all items, where another index finds a few.
+    """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -77,7 +86,7 @@ class Snapshot:
         row = self._connection.execute(
             "SELECT key, version, state, root, source, sha256, size_bytes, mtime_ns, metadata,"
             " reason,"
-            " EXISTS (SELECT 1 FROM vectors WHERE vectors.key = items.key)"
+            " pixel_sha256 != '' AND EXISTS (SELECT 1 FROM vectors WHERE vectors.key = items.key)"
             " FROM items WHERE id = ?",
             (id,),
         ).fetchone()
@@ -100,11 +109,29 @@ class Snapshot:
 
     def with_sha256(self, sha256: str) -> list[Item]:
         """Present items with exactly these bytes, in order of id."""
+        return self._equal("sha256 = ?", sha256)
+
+    def with_pixels(self, pixel_sha256: str) -> list[Item]:
+        """Present items with exactly these pixels, in order of id."""
+        return self._equal("pixel_sha256 = ? AND pixel_sha256 != ''", pixel_sha256)
+
+    def _equal(self, condition: str, digest: str) -> list[Item]:
         rows = self._connection.execute(
-            f"SELECT {_ITEM_COLUMNS} FROM items WHERE sha256 = ? AND state = 'present' ORDER BY id",
-            (sha256,),
+            f"SELECT {_ITEM_COLUMNS} FROM items WHERE {condition} AND +state = 'present'"
+            " ORDER BY id",
+            (digest,),
         )
         return [_item(row) for row in rows]
+
+    def hashes_since(self, version: int) -> Iterator[list[tuple[int, bytes]]]:
+        """Keys and perceptual hashes of present items that changed after ``version``, in parts."""
+        cursor = self._connection.execute(
+            "SELECT key, perceptual FROM items WHERE version > ? AND +state = 'present'"
+            " AND perceptual != x''",
+            (version,),
+        )
+        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
+            yield rows
 
     def present_keys(self) -> Keys:
         """Keys of present items, ascending."""
@@ -116,14 +143,14 @@ class Snapshot:
     def metadata(self) -> Iterator[dict[str, Any]]:
         """The metadata of every present item, in the order of ``present_keys``."""
         for (text,) in self._connection.execute(
-            "SELECT metadata FROM items NOT INDEXED WHERE state = 'present' ORDER BY key"
+            "SELECT metadata FROM items WHERE +state = 'present' ORDER BY key"
         ):
             yield json.loads(text)
 
     def metadata_since(self, version: int) -> Iterator[tuple[int, dict[str, Any]]]:
         """Keys and metadata of present items that changed after ``version`` in any way."""
         for key, text in self._connection.execute(
-            "SELECT key, metadata FROM items WHERE version > ? AND state = 'present'", (version,)
+            "SELECT key, metadata FROM items WHERE version > ? AND +state = 'present'", (version,)
         ):
             yield key, json.loads(text)
 
@@ -163,7 +190,7 @@ class Snapshot:
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
             " id, sha256, width * height, size_bytes"
-            " FROM vectors JOIN items USING (key) WHERE state = 'present' ORDER BY key"
+            " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             yield Chunk(
@@ -214,7 +241,7 @@ class Snapshot:
         """What is to be found, and by which vectors, where that changed after ``version``."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset FROM items JOIN vectors"
-            " USING (key) WHERE vector_version > ? AND state = 'present'",
+            " USING (key) WHERE vector_version > ? AND +state = 'present'",
             (version,),
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
@@ -353,6 +380,8 @@ class Transaction(Snapshot):
             record.root,
             record.source,
             record.sha256,
+            record.pixel_sha256,
+            record.perceptual_hash,
             record.size_bytes,
             record.mtime_ns,
             record.width,
@@ -363,17 +392,14 @@ class Transaction(Snapshot):
             self._time,
         )
         row = self._connection.execute(
-            "UPDATE items SET (state, version, vector_version, root, source, sha256, size_bytes,"
-            " mtime_ns, width, height, format, metadata, reason, updated_at)"
-            " = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ? RETURNING key",
+            f"UPDATE items SET ({_STORED}) = ({', '.join('?' * len(values))})"
+            " WHERE id = ? RETURNING key",
             (*values, record.id),
         ).fetchone()
         if row is not None:
             return int(row[0])
         cursor = self._connection.execute(
-            "INSERT INTO items (id, state, version, vector_version, root, source, sha256,"
-            " size_bytes, mtime_ns, width, height, format, metadata, reason, updated_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO items (id, {_STORED}) VALUES (?, {', '.join('?' * len(values))})",
             (record.id, *values),
         )
         return int(cursor.lastrowid or 0)

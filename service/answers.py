@@ -132,11 +132,13 @@ class MatchAnswer(BaseModel):
     id: str = Field(description="The image's id.")
     tier: Literal["exact", "pixels", "perceptual", "descriptor"] = Field(
         description="What says that it is a copy, the surest that does: `exact` is the same bytes, "
-        "`descriptor` a copy score over the threshold."
+        "`pixels` the same pixels, `perceptual` hashes (PDQ) that differ in at most 31 of 256 "
+        "bits, `descriptor` a copy score over the threshold."
     )
     score: float = Field(description="Copy score: cosine of the descriptors less an offset.")
     false_match_rate: float = Field(
-        description="Of pairs of different pictures, the share that scores as high."
+        description="Of pairs of different pictures, the share that would match as well; 0 where bytes "
+        "or pixels are equal."
     )
     evidence: dict[str, Any] = Field(
         description="What the tier found; with `orientations`, how the query was turned."
@@ -171,7 +173,7 @@ class CheckAnswer(BaseModel):
         }
     )
 
-    matches: list[MatchAnswer] = Field(description="Exact copies first, then by score.")
+    matches: list[MatchAnswer] = Field(description="By tier, the surest first, then by score.")
     threshold: float = Field(description="The least copy score that counted as a match.")
     false_match_rate: float = Field(
         description="The rate that was measured at that threshold, over all looks."

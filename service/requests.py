@@ -97,8 +97,8 @@ class SearchOptions(Body):
     min_score: Annotated[float, Field(ge=-1, le=1)] | None = Field(
         default=None, description="Leave out results below this cosine."
     )
-    filter: Filter = Field(
-        default=filters.EVERYTHING, description=filters.LANGUAGE, examples=filters.EXAMPLES
+    filter: Filter | None = Field(
+        default=None, description=filters.LANGUAGE, examples=filters.EXAMPLES
     )
     group_duplicates: bool = Field(
         default=False, description="Of images that are copies of each other, only the nearest."

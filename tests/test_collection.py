@@ -13,14 +13,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import tiny_encoder
 from pictures import jpeg, put
 
-from index import indexes
-from index.collection import Catalog, Collection
+from index import filters, indexes
+from index.collection import Catalog, Collection, CopyQuery
 from index.encoder import Encoder
 from index.errors import (
     CollectionCorrupt,
@@ -57,8 +58,10 @@ def embedding_of(encoder: Encoder, data: bytes) -> np.ndarray[tuple[int], np.dty
 
 
 def found(collection: Collection, encoder: Encoder, seed: int, **options: object) -> list[str]:
-    """Ids of a search by the picture of that seed."""
+    """Ids of a search by the picture of that seed; ``filter`` is JSON."""
     query = embedding_of(encoder, jpeg(seed))
+    if "filter" in options:
+        options["filter"] = filters.parse(cast("dict[str, object]", options["filter"]))
     return [hit.id for hit in collection.search(query, **options)]  # type: ignore[arg-type]
 
 
@@ -221,7 +224,7 @@ def test_an_empty_collection_answers_nothing(collection: Collection, encoder: En
     query = collection.vectors("a")
     collection.delete("a")
     assert collection.search(query.embedding[0]) == []
-    assert collection.copies(query, sha256="ab", threshold=-2.0) == []
+    assert collection.copies(CopyQuery(query, sha256="ab"), threshold=-2.0) == []
     assert collection.duplicate_groups(threshold=-2.0).groups == ()
     assert collection.compact() == 1
     assert collection.search(query.embedding[0], group_duplicates=True) == []
@@ -240,7 +243,8 @@ def test_copies_are_exact_ones_first_then_by_score(
     query = collection.vectors("0")
     sha256 = hashlib.sha256(jpeg(0)).hexdigest()
     threshold = collection.metadata.calibration.threshold_for(0.001)
-    first, second, third, *others = collection.copies(query, sha256=sha256, threshold=threshold)
+    asked = CopyQuery(query, sha256=sha256)
+    first, second, third, *others = collection.copies(asked, threshold=threshold)
     assert [(match.id, match.tier) for match in (first, second, third)] == [
         ("0", "exact"),
         ("0 again", "exact"),
@@ -253,12 +257,12 @@ def test_copies_are_exact_ones_first_then_by_score(
     assert threshold <= third.score <= first.score
     assert 0.0 < third.false_match_rate <= 0.001
     assert all(match.score >= threshold for match in others)
-    without = collection.copies(query, sha256=None, threshold=threshold, exclude="0", limit=2)
+    without = collection.copies(CopyQuery(query, exclude="0"), threshold=threshold, limit=2)
     assert [(match.id, match.tier) for match in without] == [
         ("0 again", "descriptor"),
         ("0 smaller", "descriptor"),
     ]
-    assert collection.copies(query, sha256=sha256, threshold=9.0) == [first, second]
+    assert collection.copies(asked, threshold=9.0) == [first, second]
 
 
 def test_groups_of_duplicates_page_without_gaps(collection: Collection, encoder: Encoder) -> None:

@@ -154,6 +154,8 @@ def item(image: Image, width: int, height: int) -> Item:
         state="present",
         source=f"file:/{image.id}",
         sha256=image.bytes_id,
+        pixel_sha256=image.bytes_id,
+        perceptual_hash=b"",
         size_bytes=image.size_bytes,
         width=width,
         height=height,

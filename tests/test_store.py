@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from index.errors import (
     InvalidMetadata,
 )
 from index.files import now
-from index.records import LONGEST_ID, IndexFile, Record, Scalar, Settings, check_id, metadata_text
+from index.records import LONGEST_ID, IndexFile, Record, Settings, check_id, metadata_text
 from index.store import SCHEMA_VERSION, Store
 
 SETTINGS = Settings("0" * 64, json.dumps({"method": "none"}), now())
@@ -38,7 +39,7 @@ SHARED = settings(
 
 
 def record(id: str, *, root: str | None = None, **metadata: Any) -> Record:
-    return Record(id, root, "blob:ab", "ab", 10, 0, 4, 3, "JPEG", metadata)
+    return Record(id, root, "blob:ab", "ab", "cd", b"", 10, 0, 4, 3, "JPEG", metadata)
 
 
 def encoding(seed: int = 0) -> Encoding:
@@ -161,59 +162,6 @@ def test_vectors_of_another_length_are_refused_by_the_database_itself(database: 
         transaction.save(record("a"), Encoding(rows, rows, np.zeros(1, np.float32)))
     with database.read() as snapshot, pytest.raises(ImageNotFound):
         snapshot.item("a")
-
-
-# Filters
-
-
-@SHARED
-@given(
-    st.lists(st.dictionaries(st.sampled_from(["a", 'b"', "$.c"]), scalars), max_size=6), st.data()
-)
-def test_a_filter_finds_what_python_calls_equal(
-    tmp_path_factory: pytest.TempPathFactory,
-    all_metadata: list[dict[str, Any]],
-    data: st.DataObject,
-) -> None:
-    """With the types kept apart: 1 is 1.0, but neither "1" nor true."""
-    path = tmp_path_factory.mktemp("filter") / store.DATABASE
-    store.create(path, SETTINGS, {"embedding": 4, "descriptor": 2})
-    known = [pair for metadata in all_metadata for pair in metadata.items()]
-    pairs = st.lists(st.sampled_from(known), max_size=2) if known else st.just([])
-    wanted: dict[str, Scalar] = dict(data.draw(pairs))
-    database = Store(path)
-    keys = save(database, *(record(f"{n}", **each) for n, each in enumerate(all_metadata)))
-    with database.read() as snapshot:
-        found = snapshot.matching(wanted).tolist()
-    database.close()
-
-    def equal(one: Any, other: Any) -> bool:
-        return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
-
-    expected = [
-        key
-        for key, metadata in zip(keys, all_metadata, strict=True)
-        if all(name in metadata and equal(metadata[name], value) for name, value in wanted.items())
-    ]
-    assert found == expected
-
-
-@pytest.mark.parametrize(
-    "filter",
-    [
-        {"a": [1]},
-        {"a": {}},
-        {"a": 2**70},
-        {"a": "\ud800"},
-        {"\ud800": 1},
-        {str(n): n for n in range(200)},
-    ],
-)
-def test_a_filter_that_metadata_cannot_meet_is_refused(
-    database: Store, filter: dict[str, Any]
-) -> None:
-    with database.read() as snapshot, pytest.raises(InvalidMetadata):
-        snapshot.matching(filter)
 
 
 # Transactions
@@ -361,6 +309,25 @@ def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:
     connection.close()
     with pytest.raises(CollectionCorrupt, match="not a database of Kindred"):
         Store(path)
+
+
+def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> None:
+    """What is there stays; its fingerprints are missing, so the batch job reads it again."""
+    with closing(Store(path)) as database:
+        save(database, record("a"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "DROP INDEX items_by_pixel_sha256; ALTER TABLE items DROP COLUMN pixel_sha256;"
+            "ALTER TABLE items DROP COLUMN perceptual; PRAGMA user_version = 1"
+        )
+    for _ in range(2):
+        with closing(Store(path)) as database, database.read() as snapshot:
+            item = snapshot.item("a")
+            assert (item.sha256, item.pixel_sha256, item.perceptual_hash) == ("ab", "", b"")
+            known = snapshot.known("a")
+            assert known is not None
+            assert not known.embedded
+            assert snapshot.with_pixels("") == []
 
 
 def test_a_newer_schema_is_refused_and_both_versions_are_named(path: Path) -> None:

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from index import sources
 from index.errors import DataError, KindredError, RunError
-from index.image import Fit, load
+from index.image import Fit, load_pixels
 from trainer.files import replacing, writing
 
 PIXELS: Final = "pixels.u8"
@@ -244,7 +244,7 @@ def _decoded(
     def work(item: sources.SourceItem) -> _Decoded | KindredError:
         try:
             data = item.read()
-            return _Decoded(load(data, fit).pixels, hashlib.sha256(data).hexdigest())
+            return _Decoded(load_pixels(data, fit), hashlib.sha256(data).hexdigest())
         except KindredError as error:
             return error
 

@@ -97,11 +97,16 @@ const TURNS = {
   turned_270_mirrored: 'turned and mirrored',
 };
 
+const CERTAIN = {
+  exact: ['The same file', 'every byte'],
+  pixels: ['The same picture', 'every pixel'],
+};
+
 export function copyCaption(match) {
-  const exact = match.tier === 'exact';
+  const certain = CERTAIN[match.tier];
   const turn = TURNS[match.evidence.orientation];
-  const tier = exact ? 'The same file' : ['Likely a copy', turn].filter(Boolean).join(', ');
-  const detail = exact ? 'every byte' : `at most ${oneIn(match.false_match_rate)} by chance`;
+  const tier = certain ? certain[0] : ['Likely a copy', turn].filter(Boolean).join(', ');
+  const detail = certain ? certain[1] : `at most ${oneIn(match.false_match_rate)} by chance`;
   return make(
     'span',
     { className: 'caption words' },

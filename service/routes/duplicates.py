@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,11 +9,12 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import APIRouter, Depends, Form, Query, Request
 
-from index.collection import Collection, Match
+from index.collection import Collection, CopyQuery
+from index.orientations import ORIENTATIONS
 from service import problems
 from service.answers import CheckAnswer, GroupAnswer, GroupsAnswer, KeepAnswer, MatchAnswer
 from service.paths import thumbnail_url
-from service.queries import ORIENTATIONS, Asked, ask, ask_file
+from service.queries import ask, ask_file
 from service.requests import (
     CheckForm,
     CheckOptions,
@@ -56,7 +56,7 @@ class Bar:
 async def check(
     request: Request, service: ServiceState, collection: OpenCollection, body: CheckRequest
 ) -> CheckAnswer:
-    """The copies of the query in the collection: the same bytes, or over a calibrated threshold."""
+    """The copies of the query in the collection: the surest first."""
     started = time.perf_counter()
     _refuse_verification(body)
     bar = _bar(collection, body, looks=_looks(body))
@@ -153,12 +153,14 @@ def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
 async def _answer(
     request: Request,
     collection: Collection,
-    asked: Asked,
+    asked: CopyQuery,
     options: CheckOptions,
     bar: Bar,
     started: float,
 ) -> CheckAnswer:
-    matches = await anyio.to_thread.run_sync(_matches, collection, asked, options, bar)
+    matches = await anyio.to_thread.run_sync(
+        lambda: collection.copies(asked, threshold=bar.threshold, limit=options.limit)
+    )
     return CheckAnswer(
         matches=[
             MatchAnswer(
@@ -177,30 +179,3 @@ async def _answer(
         generation=collection.generation,
         encoder=collection.encoder_sha256,
     )
-
-
-def _matches(collection: Collection, asked: Asked, options: CheckOptions, bar: Bar) -> list[Match]:
-    """Of each image its best match over the orientations that were asked about."""
-    looks = len(asked.encoding)
-    best: dict[str, Match] = {}
-    for row in range(looks):
-        for match in collection.copies(
-            asked.encoding[row : row + 1],
-            sha256=asked.sha256 if row == 0 else None,  # bytes have one orientation only
-            threshold=bar.threshold,
-            limit=options.limit,
-            exclude=asked.exclude,
-        ):
-            if looks > 1:
-                match = dataclasses.replace(
-                    match,
-                    false_match_rate=min(1.0, looks * match.false_match_rate),
-                    evidence={**match.evidence, "orientation": ORIENTATIONS[row]},
-                )
-            if match.id not in best or _surest_first(match) < _surest_first(best[match.id]):
-                best[match.id] = match
-    return sorted(best.values(), key=_surest_first)[: options.limit]
-
-
-def _surest_first(match: Match) -> tuple[bool, float, str]:
-    return match.tier != "exact", -match.score, match.id

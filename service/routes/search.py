@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Form, Request
 from numpy.typing import NDArray
 
 from index.collection import Collection
+from index.filters import EVERYTHING
 from service import problems
 from service.answers import ResultAnswer, SearchAnswer
 from service.paths import thumbnail_url
@@ -78,7 +79,7 @@ async def _answer(
             top_k=options.top_k,
             offset=options.offset,
             min_score=options.min_score,
-            filter=options.filter,
+            filter=options.filter or EVERYTHING,
             exclude=exclude,
             group_duplicates=options.group_duplicates,
         )

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from index import sources
 from index.encoder import DEFAULT_ENCODER, Encoder
-from index.image import Fit, load
+from index.image import Fit, load_pixels
 from trainer.metrics import micro_average_precision, recall_at_precision, source_among_first
 
 BACKGROUND = STRANGERS = 500
@@ -261,7 +261,7 @@ def lite0_features() -> Callable[[Files], Floats]:
     def features(files: Files) -> Floats:
         parts = []
         for start in tqdm(range(0, len(files), 64), "Lite0", leave=False):
-            pixels = np.stack([load(data, Fit(224)).pixels for data in files[start:][:64]])
+            pixels = np.stack([load_pixels(data, Fit(224)) for data in files[start:][:64]])
             x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
             pooled = network.extract_features((x - 127) / 128).mean(dim=(2, 3))
             parts.append(torch.nn.functional.normalize(pooled, dim=1).numpy())

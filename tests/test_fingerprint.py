@@ -1,0 +1,144 @@
+"""Equal pixels have equal digests, whatever the file; nearly equal pictures have near hashes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from index.fingerprint import Fingerprint, perceptual_hash
+from index.image import Fit, load, load_pixels
+from index.matching import PERCEPTUAL_DISTANCE
+from index.orientations import ORIENTATIONS, oriented
+
+FIT = Fit(64)
+
+
+def taken(data: bytes) -> Fingerprint:
+    return load(data, FIT).fingerprint
+
+
+def saved(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def distance(one: bytes, other: bytes) -> int:
+    bits = np.frombuffer(one, np.uint8) ^ np.frombuffer(other, np.uint8)
+    return int(np.unpackbits(bits).sum())
+
+
+@pytest.fixture(scope="module")
+def photograph(photographs: list[Path]) -> Image.Image:
+    with Image.open(photographs[0]) as image:
+        return image.convert("RGB")
+
+
+def with_orientation(data: bytes, orientation: int) -> bytes:
+    """The same JPEG with EXIF put before its other segments, nothing coded anew."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    body = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+    return data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
+
+
+def with_comment(data: bytes, text: bytes) -> bytes:
+    return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + data[2:]
+
+
+def test_formats_without_loss_have_one_digest(photograph: Image.Image) -> None:
+    files = [
+        saved(photograph, "PNG"),
+        saved(photograph, "PNG", compress_level=0),
+        saved(photograph, "BMP"),
+        saved(photograph, "TIFF"),
+        saved(photograph, "WEBP", lossless=True),
+    ]
+    assert len({taken(data).pixel_sha256 for data in files}) == 1
+
+
+def test_metadata_of_a_jpeg_is_no_part_of_its_digest(photograph: Image.Image) -> None:
+    data = saved(photograph, "JPEG", quality=90)
+    assert taken(with_comment(data, b"a holiday")).pixel_sha256 == taken(data).pixel_sha256
+    assert taken(with_orientation(data, 1)).pixel_sha256 == taken(data).pixel_sha256
+
+
+def test_what_is_seen_otherwise_has_another_digest(photograph: Image.Image) -> None:
+    data = saved(photograph, "JPEG", quality=90)
+    digests = {
+        taken(each).pixel_sha256
+        for each in (
+            data,
+            with_orientation(data, 6),
+            saved(photograph, "JPEG", quality=89),
+            saved(photograph, "PNG"),
+            saved(photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT), "PNG"),
+        )
+    }
+    assert len(digests) == 5
+
+
+def test_one_pixel_makes_another_digest_and_shape_is_part_of_it() -> None:
+    plain = Image.new("RGB", (40, 20), "white")
+    dotted = plain.copy()
+    dotted.putpixel((7, 7), (254, 255, 255))
+    turned = Image.new("RGB", (20, 40), "white")
+    assert len({taken(saved(each, "PNG")).pixel_sha256 for each in (plain, dotted, turned)}) == 3
+
+
+@given(cut=st.integers(min_value=2, max_value=400), junk=st.binary(max_size=40))
+def test_any_damage_to_a_jpeg_is_a_picture_or_a_named_error(cut: int, junk: bytes) -> None:
+    """The walk over its segments ends, whatever lengths they state."""
+    from index.errors import ImageError
+
+    data = saved(Image.radial_gradient("L").convert("RGB").resize((32, 32)), "JPEG")
+    try:
+        digest = taken(data[:cut] + junk + data[cut:]).pixel_sha256
+    except ImageError:
+        return
+    assert len(digest) == 64
+
+
+def test_hash_outlives_what_happens_to_a_picture_that_is_passed_on(
+    photograph: Image.Image,
+) -> None:
+    original = taken(saved(photograph, "PNG")).perceptual_hash
+    for data in (
+        saved(photograph, "JPEG", quality=20),
+        saved(photograph.resize((photograph.width // 2, photograph.height // 2)), "JPEG"),
+        saved(photograph.resize((300, 300)), "WEBP", quality=50),
+        saved(photograph.convert("L"), "PNG"),
+    ):
+        assert distance(taken(data).perceptual_hash, original) <= PERCEPTUAL_DISTANCE
+
+
+def test_hashes_of_other_photographs_are_far(photographs: list[Path]) -> None:
+    hashes = [taken(path.read_bytes()).perceptual_hash for path in photographs]
+    pairs = [distance(one, other) for n, one in enumerate(hashes) for other in hashes[:n]]
+    assert min(pairs) > 2 * PERCEPTUAL_DISTANCE
+
+
+def test_blank_picture_has_no_hash() -> None:
+    assert taken(saved(Image.new("RGB", (200, 100), "grey"), "PNG")).perceptual_hash == b""
+
+
+def test_hash_of_a_turned_picture_is_that_of_its_orientation(photograph: Image.Image) -> None:
+    small = taken(saved(photograph, "PNG")).small
+    hashes = dict(zip(ORIENTATIONS, map(perceptual_hash, oriented(small)), strict=True))
+    turned = photograph.transpose(Image.Transpose.ROTATE_90)
+    mirrored = photograph.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for image, name in ((turned, "turned_90"), (mirrored, "mirrored")):
+        found = taken(saved(image, "PNG")).perceptual_hash
+        assert distance(found, hashes[name]) <= 8
+        assert distance(found, hashes["upright"]) > PERCEPTUAL_DISTANCE
+
+
+def test_pixels_alone_are_those_of_the_whole_picture(photographs: list[Path]) -> None:
+    data = photographs[1].read_bytes()
+    np.testing.assert_array_equal(load_pixels(data, FIT), load(data, FIT).pixels)

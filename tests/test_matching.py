@@ -1,0 +1,162 @@
+"""Each tier finds its kind of copy, the surest that does names it, and says how sure it is."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import put
+from PIL import Image, ImageEnhance
+
+from index.collection import Catalog, Collection, CopyQuery, Match
+from index.encoder import Encoder
+from index.fingerprint import perceptual_hash
+from index.matching import PERCEPTUAL_RATE, TIERS
+from index.orientations import ORIENTATIONS, oriented
+
+NEVER = 9.0  # a copy score that nothing has
+
+
+@pytest.fixture
+def collection(tmp_path: Path, encoder: Encoder, photographs: list[Path]) -> Iterator[Collection]:
+    """Twelve photographs as PNG files."""
+    with Catalog(tmp_path).create("matching", encoder) as collection:
+        for path in photographs:
+            with Image.open(path) as image:
+                put(collection, encoder, path.stem, png(image.convert("RGB")))
+        yield collection
+
+
+def png(image: Image.Image, level: int = 6) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=level)
+    return buffer.getvalue()
+
+
+def query(encoder: Encoder, data: bytes, *, all_orientations: bool = False) -> CopyQuery:
+    """Do what the service does with a file."""
+    picture = encoder.load(data)
+    pixels, small = picture.pixels[np.newaxis], picture.fingerprint.small[np.newaxis]
+    if all_orientations:
+        pixels, small = oriented(pixels[0]), oriented(small[0])
+    return CopyQuery(
+        encoder.encode(pixels),
+        [perceptual_hash(each) for each in small],
+        hashlib.sha256(data).hexdigest(),
+        picture.fingerprint.pixel_sha256,
+    )
+
+
+def first(collection: Collection, asked: CopyQuery, threshold: float = NEVER) -> Match:
+    return collection.copies(asked, threshold=threshold)[0]
+
+
+@pytest.fixture
+def photograph(photographs: list[Path]) -> Image.Image:
+    with Image.open(photographs[0]) as image:
+        return image.convert("RGB")
+
+
+def test_equal_bytes_equal_pixels_and_near_hashes_are_told_apart(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    name = photographs[0].stem
+    tiers = []
+    for data in (
+        png(photograph),
+        png(photograph, level=1),
+        png(photograph.resize((256, 128))),
+    ):
+        match = first(collection, query(encoder, data))
+        assert match.id == name
+        tiers.append((match.tier, match.false_match_rate))
+    assert tiers == [("exact", 0.0), ("pixels", 0.0), ("perceptual", PERCEPTUAL_RATE)]
+
+
+def test_perceptual_match_says_how_many_bits_differ(
+    collection: Collection, encoder: Encoder, photograph: Image.Image
+) -> None:
+    match = first(collection, query(encoder, png(photograph.resize((256, 128)))))
+    assert match.evidence["hash"] == "pdq"
+    assert 0 <= match.evidence["distance"] <= 31
+
+
+def test_what_hashes_miss_is_found_over_the_threshold_by_descriptor(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    width, height = photograph.size
+    dark = ImageEnhance.Brightness(photograph.crop((0, 0, width // 2, height // 2))).enhance(0.7)
+    asked = query(encoder, png(dark))
+    assert collection.copies(asked, threshold=NEVER) == []
+    matches = collection.copies(asked, threshold=-2.0)
+    assert len(matches) == len(photographs)
+    assert {match.tier for match in matches} == {"descriptor"}
+    scores = [match.score for match in matches]
+    assert scores == sorted(scores, reverse=True)
+    rates = [match.false_match_rate for match in matches]
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("name", ["turned_90", "mirrored", "turned_180_mirrored"])
+def test_turned_copies_are_found_by_their_orientation_only(
+    name: str,
+    collection: Collection,
+    encoder: Encoder,
+    photographs: list[Path],
+    photograph: Image.Image,
+) -> None:
+    """The evidence names what is to be done to the query to make it the picture."""
+    square = photograph.resize((192, 192))
+    undone = {"turned_90": "turned_270"}.get(name, name)
+    seen = dict(zip(ORIENTATIONS, oriented(np.asarray(square)), strict=True))[undone]
+    data = png(Image.fromarray(seen))
+    assert collection.copies(query(encoder, data), threshold=NEVER) == []
+    match = first(collection, query(encoder, data, all_orientations=True))
+    assert (match.id, match.tier) == (photographs[0].stem, "perceptual")
+    assert match.evidence["orientation"] == name
+    assert match.false_match_rate == pytest.approx(8 * PERCEPTUAL_RATE)
+
+
+def test_an_image_is_named_once_by_its_surest_tier_and_they_come_in_order(
+    collection: Collection, encoder: Encoder, photograph: Image.Image
+) -> None:
+    put(collection, encoder, "again", png(photograph))
+    put(collection, encoder, "other file", png(photograph, level=1))
+    put(collection, encoder, "smaller", png(photograph.resize((256, 128))))
+    matches = collection.copies(query(encoder, png(photograph)), threshold=-2.0)
+    tiers = [TIERS.index(match.tier) for match in matches]
+    assert tiers == sorted(tiers)
+    assert len({match.id for match in matches}) == len(matches) == 15
+    assert [match.tier for match in matches[:4]] == ["exact", "exact", "pixels", "perceptual"]
+    assert len(collection.copies(query(encoder, png(photograph)), threshold=-2.0, limit=3)) == 3
+
+
+def test_hashes_follow_every_write(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    """By this process or another; a picture that was replaced or deleted is found no more."""
+    asked = query(encoder, png(photograph.resize((256, 128))))
+    name = photographs[0].stem
+    assert first(collection, asked).id == name
+    with Image.open(photographs[1]) as other:
+        put(collection, encoder, name, png(other.convert("RGB")))
+    assert collection.copies(asked, threshold=NEVER) == []
+    with Catalog(collection.folder.parent.parent).open("matching") as elsewhere:
+        put(elsewhere, encoder, "back", png(photograph))
+    assert first(collection, asked).id == "back"
+    collection.delete("back")
+    assert collection.copies(asked, threshold=NEVER) == []
+
+
+def test_many_changes_leave_one_row_a_picture_that_counts(
+    collection: Collection, encoder: Encoder, photograph: Image.Image
+) -> None:
+    asked = query(encoder, png(photograph.resize((256, 128))))
+    for number in range(5):
+        put(collection, encoder, "changing", png(photograph, level=number + 1))
+        found = [match.id for match in collection.copies(asked, threshold=NEVER)]
+        assert found.count("changing") == 1
