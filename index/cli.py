@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection from images, look at it, check it, list its duplicates.
+"""``kindred-index``: build a collection of images, look at it, check, calibrate, list duplicates.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import Progress, Report, Settings, build
+from index.calibrate import CalibrationSettings
 from index.collection import Catalog, Collection, Group
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
 from index.errors import KindredError
@@ -66,19 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         help="a folder of images, a .parquet or .tar file, or a folder of those",
     )
-    command.add_argument(
-        "--encoder",
-        type=Path,
-        default=Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER),
-        metavar="FILE",
-        help="the encoder's .onnx file (default: KINDRED_ENCODER, else the one that ships)",
-    )
-    command.add_argument(
-        "--provider",
-        choices=get_args(Provider),
-        default="auto",
-        help="where the encoder runs (default: a GPU where there is one)",
-    )
+    _add_encoder(command)
     command.add_argument(
         "--batch-size",
         type=_positive,
@@ -92,12 +81,6 @@ def _parser() -> argparse.ArgumentParser:
         default=Settings.workers,
         metavar="N",
         help="threads that read and decode (default: one a processor, here %(default)s)",
-    )
-    command.add_argument(
-        "--threads",
-        type=_positive,
-        metavar="N",
-        help="threads that encode on the CPU (default: one a physical core)",
     )
     command.add_argument(
         "--max-pixels",
@@ -117,6 +100,26 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(
         commands, "verify", _verify, "check every blob, vector and index file against each other"
     )
+
+    command = _add(
+        commands, "calibrate", _calibrate, "measure a collection's false match rates on itself"
+    )
+    _add_encoder(command)
+    command.add_argument(
+        "--sample",
+        type=_positive,
+        default=CalibrationSettings.sample,
+        metavar="N",
+        help="images to look up and to edit (default: %(default)s)",
+    )
+    command.add_argument(
+        "--copies",
+        type=_positive,
+        default=CalibrationSettings.copies,
+        metavar="N",
+        help="edited copies of each (default: %(default)s)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the sample and the edits")
 
     command = _add(commands, "duplicates", _duplicates, "list images that are copies of each other")
     strictness = command.add_mutually_exclusive_group()
@@ -150,6 +153,28 @@ def _add(commands: Any, name: str, run: Any, description: str) -> argparse.Argum
         "--json", action="store_true", help="print one machine-readable object last"
     )
     return command
+
+
+def _add_encoder(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--encoder",
+        type=Path,
+        default=Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER),
+        metavar="FILE",
+        help="the encoder's .onnx file (default: KINDRED_ENCODER, else the one that ships)",
+    )
+    command.add_argument(
+        "--provider",
+        choices=get_args(Provider),
+        default="auto",
+        help="where the encoder runs (default: a GPU where there is one)",
+    )
+    command.add_argument(
+        "--threads",
+        type=_positive,
+        metavar="N",
+        help="threads that encode on the CPU (default: one a physical core)",
+    )
 
 
 def _positive(text: str) -> int:
@@ -314,10 +339,48 @@ def _verify(options: argparse.Namespace) -> int:
     return LEFT_OUT if verdict.problems else DONE
 
 
+def _calibrate(options: argparse.Namespace) -> int:
+    encoder = Encoder(options.encoder, provider=options.provider, threads=options.threads)
+    try:
+        settings = CalibrationSettings(options.sample, options.copies, options.seed)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    with (
+        Catalog(options.data).open(options.collection, encoder) as collection,
+        _stoppable() as stop,
+        tqdm(
+            desc=options.collection,
+            unit=" images",
+            total=min(settings.sample, collection.count()["present"]),
+            mininterval=0.2 if sys.stderr.isatty() else 30.0,
+        ) as bar,
+    ):
+        measured = collection.calibrate(
+            encoder, settings, progress=lambda: _advance(bar), stop=stop
+        )
+    curve = measured.calibration
+    print(f"{options.collection}: {measured.queries:,} queries, {curve.pairs:,} pairs")
+    print("false match rate      copy score")
+    for rate, score, spread in zip(
+        curve.false_match_rates, curve.thresholds, measured.errors, strict=True
+    ):
+        print(f"{rate:.2e} ± {100 * spread:3.0f} %   {score:.3f}")
+    print(f"copies found at {curve.rate_at(curve.default_threshold()):.2e}")
+    for name, share in measured.found.items():
+        print(f"{name:28}{share:.3f}")
+    if options.json:
+        _print_json({"collection": options.collection, **measured.model_dump(mode="json")})
+    return DONE
+
+
+def _advance(bar: tqdm[Any]) -> None:
+    bar.update()
+
+
 def _duplicates(options: argparse.Namespace) -> int:
     with Catalog(options.data).open(options.collection) as collection:
         threshold = _threshold(options, collection)
-        rate = collection.metadata.calibration.rate_at(threshold)
+        rate = collection.calibration.rate_at(threshold)
         groups = list(_all_groups(collection, threshold))
     for group in groups:
         print(f"keep {group.keep.id}: {group.keep.reason}")
@@ -352,7 +415,7 @@ def _duplicates(options: argparse.Namespace) -> int:
 def _threshold(options: argparse.Namespace, collection: Collection) -> float:
     if options.threshold is not None:
         return float(options.threshold)
-    calibration = collection.metadata.calibration
+    calibration = collection.calibration
     if options.max_false_match_rate is None:
         return calibration.default_threshold()
     try:
@@ -381,7 +444,7 @@ def _say(text: str) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False, default=bytes.hex))
 
 
 if __name__ == "__main__":

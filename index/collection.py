@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from index import sources, store
-from index.artifact import Metadata
+from index.artifact import Calibration, Metadata
 from index.blobs import Blobs
+from index.calibrate import CalibrationSettings, Measured, make_queries, measure, sample
 from index.columns import Columns
 from index.duplicates import (
     Group,
@@ -98,6 +100,7 @@ class Collection:
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
         self._stars: tuple[tuple[int, float], list[Star]] | None = None
+        self._measured: tuple[str, Measured] | None = None
         try:
             self.metadata: Final = _metadata(settings, folder)
             if encoder is not None:
@@ -124,6 +127,51 @@ class Collection:
     def generation(self) -> int:
         """The number of the index files in use; 0 before the first."""
         return self._indexes.generation
+
+    @property
+    def calibration(self) -> Calibration:
+        """False match rates by copy score: measured on this collection, else with its encoder."""
+        measured = self.measured()
+        return self.metadata.calibration if measured is None else measured.calibration
+
+    def measured(self) -> Measured | None:
+        """What ``calibrate`` measured last; None where it was never called."""
+        with self.store.read() as snapshot:
+            text = snapshot.calibration()
+        if text is None:
+            return None
+        if self._measured is None or self._measured[0] != text:
+            self._measured = (text, Measured.model_validate_json(text))
+        return self._measured[1]
+
+    def calibrate(
+        self,
+        encoder: Encoder,
+        settings: CalibrationSettings | None = None,
+        *,
+        progress: Callable[[], None] = lambda: None,
+        stop: threading.Event | None = None,
+    ) -> Measured:
+        """Measure false match rates on this collection; all later answers go by them.
+
+        ``progress`` is called after each sampled image. When ``stop`` is set, what was sampled so
+        far is measured.
+
+        Raises:
+            TooFewImages: the pairs are too few to tell a small rate; nothing was changed.
+            EncoderMismatch: another encoder made the collection.
+        """
+        self.check_encoder(encoder)
+        settings = settings or CalibrationSettings()
+        with self.store.read() as snapshot:
+            items = sample(snapshot, settings)
+        queries = make_queries(items, self.read, encoder, settings, progress, stop)
+        with self.store.read() as snapshot:
+            images = snapshot.counts()["present"]
+            measured = measure(queries, snapshot, self._perceptual, images)
+        with self.store.write() as transaction:
+            transaction.set_calibration(measured.model_dump_json())
+        return measured
 
     def is_deleted(self) -> bool:
         """Whether the collection was deleted, by this process or another; then open it no more."""
@@ -307,7 +355,7 @@ class Collection:
                 snapshot,
                 view,
                 self._perceptual,
-                self.metadata.calibration,
+                self.calibration,
                 threshold=threshold,
                 limit=limit,
             )
@@ -329,9 +377,7 @@ class Collection:
             stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
-        groups = tuple(
-            describe_group(star, items, self.metadata.calibration) for star in stars[:limit]
-        )
+        groups = tuple(describe_group(star, items, self.calibration) for star in stars[:limit])
         return Page(groups, groups[-1].id if len(stars) > limit else None)
 
     # The indexes
@@ -366,7 +412,7 @@ class Collection:
     def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
         """Of the keys, nearest first, those that are no copy of one before."""
         encoding = snapshot.vectors_of(keys)
-        threshold = self.metadata.calibration.default_threshold()
+        threshold = self.calibration.default_threshold()
         return {keys[row] for row in first_of_kind(encoding, threshold)}
 
     def _drop_blob(self, source: str) -> None:

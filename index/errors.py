@@ -7,7 +7,7 @@
     ├── CollectionError     CollectionNotFound · CollectionExists · CollectionCorrupt
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
-    │                       InvalidFilter
+    │                       InvalidFilter · TooFewImages
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -101,6 +101,10 @@ class InvalidMetadata(CollectionError):
 
 class InvalidFilter(CollectionError):
     """A filter is not of the language that ``index.filters`` describes, or over its limits."""
+
+
+class TooFewImages(CollectionError):
+    """A collection is too small to measure on it what was asked for."""
 
 
 class TrainingError(KindredError):

@@ -37,7 +37,8 @@ CREATE TABLE collection (
     encoder_sha256 TEXT NOT NULL,
     encoder        TEXT NOT NULL CHECK (json_valid(encoder)),   -- its metadata
     created_at     TEXT NOT NULL,
-    version        INTEGER NOT NULL                             -- of the last change
+    version        INTEGER NOT NULL,                            -- of the last change
+    calibration    TEXT CHECK (calibration IS NULL OR json_valid(calibration)) -- as measured here
 ) STRICT;
 
 CREATE TABLE items (
@@ -98,6 +99,8 @@ _MIGRATIONS: Final = {
 ALTER TABLE items ADD COLUMN pixel_sha256 TEXT NOT NULL DEFAULT '';
 ALTER TABLE items ADD COLUMN perceptual BLOB NOT NULL DEFAULT x'';
 CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
+ALTER TABLE collection ADD COLUMN calibration TEXT
+    CHECK (calibration IS NULL OR json_valid(calibration));
 """,
 }
 """By schema version, what leads to the next."""
@@ -115,7 +118,7 @@ def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> N
             connection.execute("PRAGMA synchronous = FULL")
             connection.executescript(f"BEGIN; {schema}")
             connection.execute(
-                "INSERT INTO collection VALUES (1, ?, ?, ?, 0)",
+                "INSERT INTO collection VALUES (1, ?, ?, ?, 0, NULL)",
                 (settings.encoder_sha256, settings.encoder, settings.created_at),
             )
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")

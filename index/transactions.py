@@ -123,6 +123,20 @@ class Snapshot:
         )
         return [_item(row) for row in rows]
 
+    def keys_equal_to(self, item: Item) -> list[int]:
+        """Keys of present items with the bytes or the pixels of this one."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE +state = 'present' AND (sha256 = :sha256"
+            " OR (pixel_sha256 = :pixels AND pixel_sha256 != ''))",
+            {"sha256": item.sha256, "pixels": item.pixel_sha256},
+        )
+        return [key for (key,) in rows]
+
+    def calibration(self) -> str | None:
+        """What was measured on this collection, as JSON; None where nothing was."""
+        (text,) = self._connection.execute("SELECT calibration FROM collection").fetchone()
+        return str(text) if text is not None else None
+
     def hashes_since(self, version: int) -> Iterator[list[tuple[int, bytes]]]:
         """Keys and perceptual hashes of present items that changed after ``version``, in parts."""
         cursor = self._connection.execute(
@@ -347,6 +361,10 @@ class Transaction(Snapshot):
             (metadata_text(metadata), self.number, self._time, id),
         )
         return self.item(id)
+
+    def set_calibration(self, text: str) -> None:
+        """Put a new measurement in place of any other."""
+        self._connection.execute("UPDATE collection SET calibration = ?", (text,))
 
     def delete(self, id: str) -> Item:
         """Forget an item entirely; returns what it was."""

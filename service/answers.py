@@ -137,8 +137,8 @@ class MatchAnswer(BaseModel):
     )
     score: float = Field(description="Copy score: cosine of the descriptors less an offset.")
     false_match_rate: float = Field(
-        description="Of pairs of different pictures, the share that would match as well; 0 where bytes "
-        "or pixels are equal."
+        description="Of pairs of different pictures, the share that would match as well; 0 "
+        "where bytes or pixels are equal."
     )
     evidence: dict[str, Any] = Field(
         description="What the tier found; with `orientations`, how the query was turned."

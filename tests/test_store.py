@@ -318,7 +318,8 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "DROP INDEX items_by_pixel_sha256; ALTER TABLE items DROP COLUMN pixel_sha256;"
-            "ALTER TABLE items DROP COLUMN perceptual; PRAGMA user_version = 1"
+            "ALTER TABLE items DROP COLUMN perceptual;"
+            "ALTER TABLE collection DROP COLUMN calibration; PRAGMA user_version = 1"
         )
     for _ in range(2):
         with closing(Store(path)) as database, database.read() as snapshot:

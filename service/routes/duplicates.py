@@ -135,7 +135,7 @@ def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
     The best of several looks is wrong at most as often as all of them added up (Bonferroni), so
     each gets its share of the rate.
     """
-    calibration = collection.metadata.calibration
+    calibration = collection.calibration
     threshold = strictness.threshold
     rate = strictness.max_false_match_rate
     if threshold is None and rate is None:
