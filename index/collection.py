@@ -12,9 +12,10 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,6 +43,7 @@ from index.errors import (
     CollectionNotFound,
     EncoderMismatch,
     InvalidName,
+    InvalidVerdict,
     SourceUnreadable,
 )
 from index.files import now, remove_abandoned, sync_folder
@@ -54,10 +56,11 @@ from index.records import Item, Record, Settings, State, check_id
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
-from index.verify import Verdict, verify
+from index.verdicts import Verdict
+from index.verify import Findings, verify
 
 __all__ = [
-    "Catalog", "Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page", "Verdict"
+    "Catalog", "Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page"
 ]  # fmt: skip
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -360,6 +363,32 @@ class Collection:
                 limit=limit,
             )
 
+    def decide(self, ids: Sequence[str], verdict: Verdict | None) -> None:
+        """Say of each pair of these images that it is the same, or different; None takes it back.
+
+        Raises:
+            InvalidVerdict: fewer than two images, or equal pictures that would be different.
+            ImageNotFound: one of them is not there; nothing was changed.
+        """
+        if len(set(ids)) < 2:
+            raise InvalidVerdict(f"the verdict names {len(set(ids))} images, expected 2 or more")
+        with self.store.write() as transaction:
+            items = [transaction.item(each) for each in dict.fromkeys(ids)]
+            for item in items:
+                if not item.sha256:
+                    raise InvalidVerdict(f"{item.id!r} could never be read: {item.reason}")
+            for one, other in combinations(items, 2):
+                equal = one.sha256 == other.sha256 or (
+                    one.pixel_sha256 == other.pixel_sha256 and one.pixel_sha256 != ""
+                )
+                if equal and verdict == "different":
+                    raise InvalidVerdict(
+                        f"{one.id!r} and {other.id!r} hold the same picture, pixel by pixel; "
+                        "expected two that can be different"
+                    )
+                if one.sha256 != other.sha256:
+                    transaction.set_verdict(one.sha256, other.sha256, verdict)
+
     def duplicate_groups(
         self, *, threshold: float, limit: int = 100, cursor: str | None = None
     ) -> Page:
@@ -370,14 +399,17 @@ class Collection:
         do not depend on the order in which images came.
         """
         with self.store.read() as snapshot:
-            moment = (snapshot.version(), threshold)
+            moment, verdicts = (snapshot.version(), threshold), snapshot.verdicts()
             known = self._stars
             if known is None or known[0] != moment:
-                known = self._stars = (moment, find_stars(snapshot.present(), threshold))
+                known = self._stars = (moment, find_stars(snapshot.present(), threshold, verdicts))
             stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
-        groups = tuple(describe_group(star, items, self.calibration) for star in stars[:limit])
+        calibration = self.calibration
+        groups = tuple(
+            describe_group(star, items, calibration, verdicts) for star in stars[:limit]
+        )
         return Page(groups, groups[-1].id if len(stars) > limit else None)
 
     # The indexes
@@ -404,7 +436,7 @@ class Collection:
             self._drop_blob(f"blob:{sha256}")
         return self.generation
 
-    def verify(self) -> Verdict:
+    def verify(self) -> Findings:
         """Compare everything that is stored with everything else; see ``index.verify``."""
         with self.store.read() as snapshot:
             return verify(snapshot, self._blobs, self._indexes)

@@ -10,23 +10,35 @@ Shapes: N images, K dimensions of the descriptor.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from index.artifact import Calibration
 from index.encoder import Encoding
-from index.matching import Match, descriptor_match, exact_match
+from index.fingerprint import BITS, hamming
+from index.matching import (
+    PERCEPTUAL_DISTANCE,
+    Match,
+    decided_match,
+    descriptor_match,
+    equal_match,
+    perceptual_match,
+)
 from index.records import Chunk, Item
 from index.vectors import Floats
+from index.verdicts import Verdicts
 
 Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
 _SCORES_AT_A_TIME: Final = 1 << 22  # 16 MiB of float32, and of pairs at most 64 MiB
+_HASHES_AT_A_TIME: Final = 1024
 _SCREENING_MARGIN: Final = 1e-4  # above the rounding of a float32 product of unit vectors
 
 
@@ -65,7 +77,6 @@ class Link:
     """A member of a star: its cosine to the centre, and the larger of the two offsets."""
 
     key: int
-    equal: bool
     cosine: float
     offset: float
 
@@ -84,21 +95,28 @@ class Star:
         return (self.centre, *(link.key for link in self.links))
 
 
-def find_stars(chunks: Iterable[Chunk], threshold: float) -> list[Star]:
+def find_stars(
+    chunks: Iterable[Chunk], threshold: float, verdicts: Verdicts | None = None
+) -> list[Star]:
     """Group what is present, by rising id of the groups.
 
-    A pair matches if its bytes are equal, or if its cosine less the larger of its two offsets is
-    at least ``threshold``.
+    A pair matches if its bytes or its pixels are equal, if its perceptual hashes are near, if its
+    cosine less the larger of its two offsets is at least ``threshold``, or if people said so. What
+    people called different is never in one group.
     """
     images = _Images.gather(chunks)
     stars = []
-    for row, members, cosines, offsets in _cover(images.descriptors, images.offsets, threshold):
+    verdicts = verdicts or Verdicts()
+    matching, apart = _other_matches(images, verdicts), images.rows_of_pairs(verdicts.different)
+    for row, members, cosines, offsets in _cover(
+        images.descriptors, images.offsets, threshold, matching, apart
+    ):
         centre, *equals = images.keys[row]
-        links = [Link(key, True, 1.0, float(images.offsets[row])) for key in equals]
+        links = [Link(key, 1.0, float(images.offsets[row])) for key in equals]
         for member, cosine, offset in zip(
             members.tolist(), cosines.tolist(), offsets.tolist(), strict=True
         ):
-            links += [Link(key, False, cosine, offset) for key in images.keys[member]]
+            links += [Link(key, cosine, offset) for key in images.keys[member]]
         if links:
             smallest = min(images.ids[centre], *(images.ids[link.key] for link in links))
             stars.append(Star(smallest, centre, tuple(links)))
@@ -108,20 +126,37 @@ def find_stars(chunks: Iterable[Chunk], threshold: float) -> list[Star]:
 def first_of_kind(encoding: Encoding, threshold: float) -> list[int]:
     """The rows that are no copy of one of these before them."""
     offsets = encoding.descriptor_offset.astype(np.float64)
-    return [row for row, *_ in _cover(encoding.descriptor, offsets, threshold)]
+    return [row for row, *_ in _cover(encoding.descriptor, offsets, threshold, {}, {})]
 
 
-def describe_group(star: Star, items: Mapping[int, Item], calibration: Calibration) -> Group:
+def describe_group(
+    star: Star,
+    items: Mapping[int, Item],
+    calibration: Calibration,
+    verdicts: Verdicts | None = None,
+) -> Group:
     """A star as people see it; ``items`` has all of its keys."""
     keep = items[star.centre]
-    matches = [
-        exact_match(items[link.key], link.offset)
-        if link.equal
-        else descriptor_match(items[link.key], link.cosine, link.offset, calibration)
-        for link in star.links
-    ]
+    decided = (verdicts or Verdicts()).same_as(keep.sha256)
+    matches = [pair_match(keep, items[link.key], link, calibration, decided) for link in star.links]
     others = [items[link.key] for link in star.links]
     return Group(star.id, (keep, *others), Keep(keep.id, _reason(keep, others)), tuple(matches))
+
+
+def pair_match(
+    keep: Item, item: Item, link: Link, calibration: Calibration, decided: Set[str]
+) -> Match:
+    """Why two items of a group match, by the surest tier that says so."""
+    if item.sha256 == keep.sha256:
+        return equal_match("exact", item, link.offset)
+    if item.pixel_sha256 == keep.pixel_sha256:
+        return equal_match("pixels", item, link.offset)
+    distance = hamming(item.perceptual_hash, keep.perceptual_hash)
+    if distance <= PERCEPTUAL_DISTANCE:
+        match = perceptual_match(item, distance, link.cosine, link.offset)
+    else:
+        match = descriptor_match(item, link.cosine, link.offset, calibration)
+    return decided_match(match) if item.sha256 in decided else match
 
 
 def _reason(keep: Item, others: Sequence[Item]) -> str:
@@ -138,51 +173,111 @@ def _reason(keep: Item, others: Sequence[Item]) -> str:
 class _Images:
     """N images of different bytes in the order in which they are visited.
 
-    ``keys[row]`` are all images with those bytes, the first by id at the front; ``ids`` are by
-    key. ``descriptors`` are float32 (N, K), ``offsets`` float64 (N,).
+    ``keys[row]`` are all images with those bytes or pixels, the first by the order of visit at the
+    front; ``ids`` are by key. ``row_of`` is by the SHA-256 of the files. ``descriptors`` are
+    float32 (N, K), ``offsets`` float64 (N,).
     """
 
     keys: list[list[int]]
     ids: dict[int, str]
+    row_of: dict[str, int]
+    hashes: list[bytes]
     descriptors: Floats
     offsets: Doubles
 
     @classmethod
     def gather(cls, chunks: Iterable[Chunk]) -> _Images:
         ids: dict[int, str] = {}
-        rows: dict[str, list[tuple[int, int, str, int, int]]] = defaultdict(list)
         parts: list[Encoding] = []
+        order: list[tuple[int, int, str, int]] = []
+        digests: list[tuple[str, str]] = []
+        hashes: list[bytes] = []
         for chunk in chunks:
-            first = len(ids)
-            columns = zip(
-                (-chunk.pixels).tolist(),
-                (-chunk.size_bytes).tolist(),
-                chunk.ids,
-                chunk.keys.tolist(),
-                chunk.sha256s,
-                strict=True,
-            )
-            for number, (*order, key, sha256) in enumerate(columns, first):
-                rows[sha256].append((*order, key, number))
-                ids[key] = order[-1]
+            keys = chunk.keys.tolist()
+            columns = ((-chunk.pixels).tolist(), (-chunk.size_bytes).tolist(), chunk.ids, keys)
+            order += zip(*columns, strict=True)
+            digests += zip(chunk.sha256s, chunk.pixel_sha256s, strict=True)
+            hashes += chunk.hashes
+            ids.update(zip(keys, chunk.ids, strict=True))
             parts.append(chunk.encoding)
-        groups = sorted(sorted(twins) for twins in rows.values())
-        leaders = [twins[0][-1] for twins in groups]
         if not parts:
-            return cls([], {}, np.empty((0, 0), np.float32), np.empty(0))
+            return cls([], {}, {}, [], np.empty((0, 0), np.float32), np.empty(0))
+        groups = sorted(sorted(twins) for twins in _twins(order, digests))
+        leaders = [twins[0][-1] for twins in groups]
+        row_of = {
+            digests[number][0]: row for row, twins in enumerate(groups) for *_, number in twins
+        }
         encoding = Encoding.concatenate(parts)
         return cls(
-            [[key for *_, key, _ in twins] for twins in groups],
+            [[order[number][-1] for *_, number in twins] for twins in groups],
             ids,
+            row_of,
+            [hashes[number] for number in leaders],
             encoding.descriptor[leaders],
             encoding.descriptor_offset[leaders].astype(np.float64),
         )
 
+    def rows_of_pairs(self, pairs: Mapping[str, Set[str]]) -> dict[int, set[int]]:
+        """Pairs of files as pairs of rows, for those that are here."""
+        found: dict[int, set[int]] = defaultdict(set)
+        for sha256, others in pairs.items():
+            if sha256 in self.row_of:
+                rows = {self.row_of[other] for other in others if other in self.row_of}
+                found[self.row_of[sha256]] |= rows
+        return found
+
+
+def _twins(
+    order: Sequence[tuple[int, int, str, int]], digests: Sequence[tuple[str, str]]
+) -> Iterable[list[tuple[int, int, str, int]]]:
+    """The numbers of images that share their bytes or their pixels, each with its place in line."""
+    first: dict[str, int] = {}
+    leader = list(range(len(digests)))
+
+    def root(number: int) -> int:
+        while leader[number] != number:
+            leader[number] = number = leader[leader[number]]
+        return number
+
+    for number, (sha256, pixels) in enumerate(digests):
+        for digest in (sha256, f"pixels {pixels}" if pixels else ""):
+            if digest:
+                leader[root(number)] = root(first.setdefault(digest, number))
+    classes: dict[int, list[tuple[int, int, str, int]]] = defaultdict(list)
+    for number, (fewer_pixels, fewer_bytes, name, _) in enumerate(order):
+        classes[root(number)].append((fewer_pixels, fewer_bytes, name, number))
+    return classes.values()
+
+
+def _other_matches(images: _Images, verdicts: Verdicts) -> dict[int, set[int]]:
+    """By row, the rows that match it by hash or by verdict."""
+    found = images.rows_of_pairs(verdicts.same)
+    known = [row for row, each in enumerate(images.hashes) if each]
+    if not known:
+        return found
+    bits = np.frombuffer(b"".join(images.hashes[row] for row in known), np.uint8)
+    bits = bits.reshape(len(known), -1)
+    index: Any = faiss.IndexBinaryFlat(BITS)
+    index.add(bits)
+    for start in range(0, len(known), _HASHES_AT_A_TIME):
+        limits, _, columns = index.range_search(
+            bits[start : start + _HASHES_AT_A_TIME], PERCEPTUAL_DISTANCE + 1
+        )
+        for place, (low, high) in enumerate(pairwise(limits.tolist()), start):
+            found[known[place]] |= {known[column] for column in columns[low:high].tolist()}
+    return found
+
 
 def _cover(
-    descriptors: Floats, offsets: Doubles, threshold: float
+    descriptors: Floats,
+    offsets: Doubles,
+    threshold: float,
+    matching: Mapping[int, Set[int]],
+    apart: Mapping[int, Set[int]],
 ) -> Iterator[tuple[int, Rows, Doubles, Doubles]]:
     """Stars over all rows, which come in the order in which they may become a centre.
+
+    Rows in ``matching`` match whatever their score; rows ``apart`` are never in one star.
 
     Gives a centre's row, and of its members the rows, the cosines to the centre, and the larger
     offset of each pair. Every row is in exactly one star.
@@ -204,11 +299,29 @@ def _cover(
                 continue
             free[row] = False
             # What is free now comes after this row: all before it were visited.
+            others_too = np.array(sorted(matching.get(row, ())), np.int64)
+            candidates = np.union1d(candidates, others_too)
             candidates = candidates[free[candidates]]
             # Screened in blocks and single precision; decided by nothing but the pair itself.
             pairs = descriptors[candidates].astype(np.float64) * descriptors[row]
             cosines = np.minimum(pairs.sum(axis=1), 1.0)
             larger = np.maximum(offsets[candidates], offsets[row])
-            matching = cosines - larger >= threshold
-            free[candidates[matching]] = False
-            yield row, candidates[matching], cosines[matching], larger[matching]
+            chosen = (cosines - larger >= threshold) | np.isin(candidates, others_too)
+            if apart:
+                chosen &= _together(row, candidates, chosen, apart)
+            free[candidates[chosen]] = False
+            yield row, candidates[chosen], cosines[chosen], larger[chosen]
+
+
+def _together(
+    row: int, candidates: Rows, chosen: NDArray[np.bool_], apart: Mapping[int, Set[int]]
+) -> NDArray[np.bool_]:
+    """Which of the chosen may join, one after the other: none is apart from one before."""
+    excluded = set(apart.get(row, ()))
+    joined = np.zeros(len(candidates), np.bool_)
+    for place in np.flatnonzero(chosen).tolist():
+        candidate = int(candidates[place])
+        if candidate not in excluded:
+            joined[place] = True
+            excluded |= apart.get(candidate, set())
+    return joined

@@ -7,7 +7,7 @@
     ├── CollectionError     CollectionNotFound · CollectionExists · CollectionCorrupt
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
-    │                       InvalidFilter · TooFewImages
+    │                       InvalidFilter · InvalidVerdict · TooFewImages
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -101,6 +101,10 @@ class InvalidMetadata(CollectionError):
 
 class InvalidFilter(CollectionError):
     """A filter is not of the language that ``index.filters`` describes, or over its limits."""
+
+
+class InvalidVerdict(CollectionError):
+    """A verdict contradicts what is plain, or names fewer than two pictures."""
 
 
 class TooFewImages(CollectionError):

@@ -66,6 +66,13 @@ def perceptual_hash(small: Pixels) -> bytes:
     return np.packbits(bits.astype(np.bool_)).tobytes() if quality >= _LEAST_QUALITY else b""
 
 
+def hamming(one: bytes, other: bytes) -> int:
+    """Bits in which two hashes differ; all of them where one says nothing."""
+    if not one or not other:
+        return BITS
+    return (int.from_bytes(one) ^ int.from_bytes(other)).bit_count()
+
+
 def _coded(data: memoryview) -> Iterator[memoryview]:
     """A JPEG without its metadata: ITU T.81, annex B.
 

@@ -10,14 +10,15 @@ An image is named once, by the first of these that finds it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
 from index.artifact import Calibration
 from index.encoder import Encoding
+from index.fingerprint import BITS
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
@@ -97,24 +98,37 @@ def find_matches(
 
     ``threshold`` is what a copy score must reach in the last tier; the others ask for none.
     """
-    equal = snapshot.with_sha256(query.sha256)
+    offset, looks = float(query.encoding.descriptor_offset[0]), query.looks
+    verdicts = snapshot.verdicts()
+    equal = snapshot.with_sha256(query.sha256)  # bytes and pixels have one orientation only
     same = snapshot.with_pixels(query.pixel_sha256)
+    decided = {item.id: item for item in snapshot.with_any_sha256(verdicts.same_as(query.sha256))}
     near = perceptual.near(query.hashes, PERCEPTUAL_DISTANCE)
     wanted = limit + len(equal) + len(same) + len(near) + (query.exclude is not None)
-    keys = set(near)
+    keys = set(near) | set(snapshot.keys_of(decided))
     for row in query.encoding.descriptor:
         keys |= set(view.search("descriptor", row, wanted)[0].tolist())
     found = _scored(query, snapshot, sorted(keys))
 
     matches: dict[str, Match] = {}
-    for match in (
-        *_equal("exact", "sha256", equal, query),
-        *_equal("pixels", "pixel_sha256", same, query),
-        *(_perceptual(found[key], *near[key], query.looks) for key in near if key in found),
-        *(_descriptor(each, calibration, query.looks) for each in _over(threshold, found)),
-    ):
-        if match.id != query.exclude:
+    for match in (*(equal_match("exact", item, offset) for item in equal),
+                  *(equal_match("pixels", item, offset) for item in same)):  # fmt: skip
+        matches.setdefault(match.id, match)
+    for key, each in found.items():
+        if key in near:
+            distance, look = near[key]
+            match = perceptual_match(each.item, distance, each.cosine, each.offset)
+            each = replace(each, look=look)
+        else:
+            match = descriptor_match(each.item, each.cosine, each.offset, calibration)
+            if match.score < threshold and match.id not in decided:
+                continue
+        match = _looked(match, each, looks)
+        if match.id in decided:
+            match = decided_match(match)
+        if each.item.sha256 not in verdicts.different_from(query.sha256):
             matches.setdefault(match.id, match)
+    matches.pop(query.exclude or "", None)
     return sorted(matches.values(), key=surest_first)[:limit]
 
 
@@ -123,9 +137,16 @@ def surest_first(match: Match) -> tuple[int, float, str]:
     return TIERS.index(match.tier), -match.score, match.id
 
 
-def exact_match(item: Item, offset: float) -> Match:
-    """A match of equal bytes."""
-    return Match(item.id, "exact", 1.0 - offset, 0.0, {"sha256": item.sha256})
+def equal_match(tier: Tier, item: Item, offset: float) -> Match:
+    """A match of equal bytes or pixels."""
+    digest = "sha256" if tier == "exact" else "pixel_sha256"
+    return Match(item.id, tier, 1.0 - offset, 0.0, {digest: getattr(item, digest)})
+
+
+def perceptual_match(item: Item, distance: int, cosine: float, offset: float) -> Match:
+    """A match of hashes that differ in so many bits."""
+    evidence = {"hash": "pdq", "distance": distance, "bits": BITS}
+    return Match(item.id, "perceptual", cosine - offset, PERCEPTUAL_RATE, evidence)
 
 
 def descriptor_match(item: Item, cosine: float, offset: float, calibration: Calibration) -> Match:
@@ -135,33 +156,23 @@ def descriptor_match(item: Item, cosine: float, offset: float, calibration: Cali
     return Match(item.id, "descriptor", score, calibration.rate_at(score), evidence)
 
 
-def _equal(tier: Tier, digest: str, items: Sequence[Item], query: CopyQuery) -> Iterator[Match]:
-    """Bytes and pixels have one orientation only, the first."""
-    offset = float(query.encoding.descriptor_offset[0])
-    for item in items:
-        yield Match(item.id, tier, 1.0 - offset, 0.0, {digest: getattr(item, digest)})
+def decided_match(match: Match) -> Match:
+    """The same match, once people have said that it is one."""
+    return replace(match, false_match_rate=0.0, evidence={**match.evidence, "verdict": "same"})
 
 
-def _perceptual(found: Found, distance: int, look: int, looks: int) -> Match:
-    evidence = {"hash": "pdq", "distance": distance, "bits": 256, **_turned(look, looks)}
-    rate = min(1.0, looks * PERCEPTUAL_RATE)
-    return Match(found.item.id, "perceptual", found.cosine - found.offset, rate, evidence)
+def _looked(match: Match, found: Found, looks: int) -> Match:
+    """The same match as the best of several looks, which names its orientation.
 
-
-def _descriptor(found: Found, calibration: Calibration, looks: int) -> Match:
-    match = descriptor_match(found.item, found.cosine, found.offset, calibration)
-    # The best of several looks is wrong at most as often as all of them added up (Bonferroni).
-    rate = min(1.0, looks * match.false_match_rate)
-    evidence = {**match.evidence, **_turned(found.look, looks)}
-    return Match(match.id, match.tier, match.score, rate, evidence)
-
-
-def _turned(look: int, looks: int) -> dict[str, str]:
-    return {"orientation": ORIENTATIONS[look]} if looks > 1 else {}
-
-
-def _over(threshold: float, found: dict[int, Found]) -> Iterator[Found]:
-    return (each for each in found.values() if each.cosine - each.offset >= threshold)
+    It is wrong at most as often as all of them added up (Bonferroni).
+    """
+    if looks == 1:
+        return match
+    return replace(
+        match,
+        false_match_rate=min(1.0, looks * match.false_match_rate),
+        evidence={**match.evidence, "orientation": ORIENTATIONS[found.look]},
+    )
 
 
 def _scored(query: CopyQuery, snapshot: Snapshot, keys: Sequence[int]) -> dict[int, Found]:

@@ -105,12 +105,15 @@ class Generation:
 class Chunk:
     """N present items in order of their keys, with all that tells them apart.
 
-    ``keys``, ``pixels`` (width times height) and ``size_bytes`` are int64 (N,).
+    ``keys``, ``pixels`` (width times height) and ``size_bytes`` are int64 (N,); ``hashes`` are
+    perceptual ones.
     """
 
     keys: Keys
     ids: list[str]
     sha256s: list[str]
+    pixel_sha256s: list[str]
+    hashes: list[bytes]
     pixels: NDArray[np.int64]
     size_bytes: NDArray[np.int64]
     encoding: Encoding

@@ -81,6 +81,14 @@ CREATE TABLE deletions (                               -- since the generation, 
 ) STRICT;
 CREATE INDEX deletions_by_version ON deletions (version);
 
+CREATE TABLE verdicts (                                -- of people, on pairs of files by SHA-256
+    one            TEXT NOT NULL,
+    other          TEXT NOT NULL CHECK (one < other),
+    verdict        TEXT NOT NULL CHECK (verdict IN ('same', 'different')),
+    created_at     TEXT NOT NULL,
+    PRIMARY KEY (one, other)
+) STRICT;
+
 CREATE TABLE generations (
     number         INTEGER NOT NULL,
     space          TEXT NOT NULL,
@@ -101,6 +109,13 @@ ALTER TABLE items ADD COLUMN perceptual BLOB NOT NULL DEFAULT x'';
 CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
 ALTER TABLE collection ADD COLUMN calibration TEXT
     CHECK (calibration IS NULL OR json_valid(calibration));
+CREATE TABLE verdicts (
+    one            TEXT NOT NULL,
+    other          TEXT NOT NULL CHECK (one < other),
+    verdict        TEXT NOT NULL CHECK (verdict IN ('same', 'different')),
+    created_at     TEXT NOT NULL,
+    PRIMARY KEY (one, other)
+) STRICT;
 """,
 }
 """By schema version, what leads to the next."""

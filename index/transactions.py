@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from index.records import (
     metadata_text,
 )
 from index.vectors import SPACES, Floats, Keys, Space
+from index.verdicts import Verdict, Verdicts
 
 FLOAT: Final = np.dtype("<f4")
 """How vectors lie in the database."""
@@ -81,6 +82,14 @@ class Snapshot:
         )
         return {key: _item(columns) for key, *columns in rows}
 
+    def keys_of(self, ids: Iterable[str]) -> list[int]:
+        """Keys of the items of these ids."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        return [key for (key,) in rows]
+
     def known(self, id: str) -> Known | None:
         """What the batch job compares a file with, or None for an id that is new."""
         row = self._connection.execute(
@@ -131,6 +140,15 @@ class Snapshot:
             {"sha256": item.sha256, "pixels": item.pixel_sha256},
         )
         return [key for (key,) in rows]
+
+    def verdicts(self) -> Verdicts:
+        """Everything that people have decided."""
+        rows = self._connection.execute("SELECT one, other, verdict FROM verdicts")
+        return Verdicts.of(rows)
+
+    def with_any_sha256(self, digests: Iterable[str]) -> list[Item]:
+        """Present items with any of these bytes."""
+        return [item for sha256 in sorted(digests) for item in self.with_sha256(sha256)]
 
     def calibration(self) -> str | None:
         """What was measured on this collection, as JSON; None where nothing was."""
@@ -203,7 +221,7 @@ class Snapshot:
         """Everything that is present, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
-            " id, sha256, width * height, size_bytes"
+            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
@@ -211,6 +229,8 @@ class Snapshot:
                 keys=np.array([row[0] for row in rows], np.int64),
                 ids=[row[4] for row in rows],
                 sha256s=[row[5] for row in rows],
+                pixel_sha256s=[row[8] for row in rows],
+                hashes=[row[9] for row in rows],
                 pixels=np.array([row[6] for row in rows], np.int64),
                 size_bytes=np.array([row[7] for row in rows], np.int64),
                 encoding=_encoding(rows),
@@ -361,6 +381,18 @@ class Transaction(Snapshot):
             (metadata_text(metadata), self.number, self._time, id),
         )
         return self.item(id)
+
+    def set_verdict(self, one: str, other: str, verdict: Verdict | None) -> None:
+        """Say of two files, by SHA-256, what they are to each other; None takes it back."""
+        pair = sorted((one, other))
+        if verdict is None:
+            self._connection.execute("DELETE FROM verdicts WHERE (one, other) = (?, ?)", pair)
+        else:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)",
+                (*pair, verdict, self._time),
+            )
+        _ = self.number  # groups as of the version before are of the past
 
     def set_calibration(self, text: str) -> None:
         """Put a new measurement in place of any other."""

@@ -18,7 +18,7 @@ _SCORE_TOLERANCE: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Findings:
     """How much was compared, and every contradiction that was found, a sentence each."""
 
     images: int
@@ -27,7 +27,7 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Verdict:
+def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Findings:
     """Compare everything that a collection stores with everything else, as of one moment.
 
     - the database: its own integrity, vectors for everything present, each of unit length;
@@ -52,7 +52,7 @@ def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Verdict:
             follow(loaded, snapshot, generation.version)
             problems += _differences(loaded.view(), anew)
     number = generation.number if generation is not None else 0
-    return Verdict(len(anew), len(uploads), number, tuple(problems))
+    return Findings(len(anew), len(uploads), number, tuple(problems))
 
 
 def _bad_vectors(view: View) -> list[str]:

@@ -137,6 +137,7 @@ KIND_OF_ERROR: Final[Mapping[type[errors.KindredError], Kind]] = {
     errors.InvalidVector: INVALID,
     errors.InvalidMetadata: INVALID,
     errors.InvalidFilter: INVALID,
+    errors.InvalidVerdict: INVALID,
     errors.KindredError: INTERNAL,
 }
 

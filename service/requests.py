@@ -21,6 +21,7 @@ from pydantic import (
 from index import filters
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.errors import InvalidFilter
+from index.verdicts import Verdict
 
 MAX_EMBED_IMAGES: Final = 32
 
@@ -199,6 +200,24 @@ class GroupsQuery(Strictness):
     limit: int = Field(default=20, ge=1, le=200, description="How many groups at most.")
     cursor: str | None = Field(
         default=None, description="`next_cursor` of the page before; none for the first page."
+    )
+
+
+class VerdictRequest(Body):
+    """What images are to each other."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [{"ids": ["snow2.jpg", "snow3.jpg"], "verdict": "different"}]
+        },
+    )
+
+    ids: list[ImageId] = Field(
+        min_length=2, max_length=100, description="Images; the verdict is of each pair of them."
+    )
+    verdict: Verdict | None = Field(
+        description="`same`, `different`, or null to take back what was said."
     )
 
 

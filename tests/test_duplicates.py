@@ -16,6 +16,7 @@ from index.artifact import Calibration
 from index.duplicates import Star, describe_group, find_stars, first_of_kind
 from index.encoder import Encoding
 from index.records import Chunk, Item
+from index.verdicts import Verdicts
 
 CALIBRATION = Calibration(pairs=1000, false_match_rates=(0.1, 0.001), thresholds=(0.5, 0.8))
 
@@ -30,6 +31,8 @@ class Image:
     size_bytes: int = 10
     sha256: str = ""
     offset: float = 0.0
+    pixel_sha256: str = ""
+    hash: bytes = b""
 
     @property
     def bytes_id(self) -> str:
@@ -44,15 +47,19 @@ def chunk(images: Sequence[Image], first_key: int = 1) -> Chunk:
         keys=np.arange(first_key, first_key + len(images)),
         ids=[image.id for image in images],
         sha256s=[image.bytes_id for image in images],
+        pixel_sha256s=[image.pixel_sha256 for image in images],
+        hashes=[image.hash for image in images],
         pixels=np.array([image.pixels for image in images], np.int64),
         size_bytes=np.array([image.size_bytes for image in images], np.int64),
         encoding=Encoding(vectors, vectors, offsets),
     )
 
 
-def groups(images: Sequence[Image], threshold: float) -> list[list[str]]:
+def groups(
+    images: Sequence[Image], threshold: float, verdicts: Verdicts | None = None
+) -> list[list[str]]:
     """The ids of each group, the one to keep first."""
-    stars = find_stars([chunk(images)] if images else [], threshold)
+    stars = find_stars([chunk(images)] if images else [], threshold, verdicts)
     return [[images[key - 1].id for key in star.keys] for star in stars]
 
 
@@ -78,6 +85,32 @@ def test_equal_bytes_are_together_whatever_the_threshold() -> None:
     ]
     assert groups(images, 5.0) == [["a", "b"], ["d", "e"]]
     assert groups(images, cosine(2)) == [["a", "b", "c"], ["d", "e"]]
+
+
+def test_equal_pixels_and_near_hashes_are_together_whatever_the_threshold() -> None:
+    near, far = bytes(32), bytes([255] * 5) + bytes(27)
+    images = [
+        Image("a", 0, pixel_sha256="p"),
+        Image("b", 90, pixel_sha256="p", sha256="same"),
+        Image("c", 180, sha256="same"),
+        Image("d", 30, hash=near, pixels=90),
+        Image("e", 60, hash=bytes([15]) + bytes(31)),
+        Image("f", 120, hash=far),
+        Image("g", 150),
+    ]
+    assert groups(images, 5.0) == [["a", "b", "c"], ["e", "d"]]
+
+
+def test_verdicts_bring_together_and_keep_apart() -> None:
+    """What is different may each be with the one to keep, but not with each other."""
+    images = [Image("a", 0, pixels=300), Image("b", 1), Image("c", 2), Image("d", 90)]
+    assert groups(images, cosine(5)) == [["a", "b", "c"]]
+    different = Verdicts.of([("b", "c", "different")])
+    assert groups(images, cosine(5), different) == [["a", "b"]]
+    assert groups(images, cosine(5), Verdicts.of([("a", "b", "different")])) == [["a", "c"]]
+    assert groups(images, cosine(5), Verdicts.of([("a", "d", "same")])) == [["a", "b", "c", "d"]]
+    gone = Verdicts.of([("a", "z", "different"), ("y", "z", "same")])
+    assert groups(images, cosine(5), gone) == [["a", "b", "c"]]
 
 
 def test_a_busy_image_needs_a_higher_cosine() -> None:

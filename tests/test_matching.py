@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 
 from index.collection import Catalog, Collection, CopyQuery, Match
 from index.encoder import Encoder
+from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash
 from index.matching import PERCEPTUAL_RATE, TIERS
 from index.orientations import ORIENTATIONS, oriented
@@ -133,6 +134,53 @@ def test_an_image_is_named_once_by_its_surest_tier_and_they_come_in_order(
     assert len({match.id for match in matches}) == len(matches) == 15
     assert [match.tier for match in matches[:4]] == ["exact", "exact", "pixels", "perceptual"]
     assert len(collection.copies(query(encoder, png(photograph)), threshold=-2.0, limit=3)) == 3
+
+
+def test_verdicts_outweigh_scores_and_outlive_names(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    smaller = png(photograph.resize((256, 128)))
+    name, stranger = photographs[0].stem, photographs[1].stem
+    put(collection, encoder, "smaller", smaller)
+    asked = query(encoder, smaller)
+    assert [match.id for match in collection.copies(asked, threshold=NEVER)] == ["smaller", name]
+
+    collection.decide(["smaller", name], "different")
+    collection.decide(["smaller", stranger], "same")
+    for _ in range(2):
+        own, match = collection.copies(asked, threshold=NEVER)
+        assert (own.id, match.id, match.false_match_rate) == ("smaller", stranger, 0.0)
+        assert match.evidence["verdict"] == "same"
+        (group,) = collection.duplicate_groups(threshold=NEVER).groups
+        assert {item.id for item in group.images} == {"smaller", stranger}
+        assert group.matches[0].evidence["verdict"] == "same"
+        put(collection, encoder, name, png(photograph))
+        collection.compact()
+
+    collection.delete("smaller")
+    put(collection, encoder, "another name", smaller)
+    found = [match.id for match in collection.copies(asked, threshold=NEVER)]
+    assert found == ["another name", stranger]
+    collection.decide(["another name", name], None)
+    collection.decide(["another name", stranger], None)
+    found = [match.id for match in collection.copies(asked, threshold=NEVER)]
+    assert found == ["another name", name]
+
+
+def test_verdicts_that_make_no_sense_are_refused_and_change_nothing(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    name = photographs[0].stem
+    put(collection, encoder, "again", png(photograph, level=1))
+    with pytest.raises(InvalidVerdict, match="names 1 images, expected 2 or more"):
+        collection.decide([name, name], "same")
+    with pytest.raises(InvalidVerdict, match="pixel by pixel"):
+        collection.decide([photographs[1].stem, name, "again"], "different")
+    with pytest.raises(ImageNotFound):
+        collection.decide([name, "nobody"], "same")
+    with collection.store.read() as snapshot:
+        assert not snapshot.verdicts().different
+    collection.decide([name, "again"], "same")  # true already
 
 
 def test_hashes_follow_every_write(

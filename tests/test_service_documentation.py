@@ -38,6 +38,7 @@ POST /v1/collections/{collection}/search/file
 POST /v1/collections/{collection}/duplicates/check
 POST /v1/collections/{collection}/duplicates/check/file
 GET /v1/collections/{collection}/duplicates
+PUT /v1/collections/{collection}/verdicts
 POST /v1/embed
 POST /v1/embed/file
 GET /livez

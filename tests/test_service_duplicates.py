@@ -190,3 +190,41 @@ def test_groups_of_duplicates_come_page_by_page_with_one_to_keep(
         assert group["keep"]["id"] == f"{place} large"
         assert group["keep"]["reason"]
     assert pages[0]["false_match_rate"] <= 0.001
+
+
+def test_a_verdict_is_kept_and_answers_go_by_it(
+    tmp_path: Path, encoder_path: Path, photographs: list[Path]
+) -> None:
+    with client(tmp_path, encoder_path) as service:
+        service.put("/v1/collections/demo", json={})
+        for path in photographs[:3]:
+            upload(service, "demo", path.name, path.read_bytes())
+        ids = [path.name for path in photographs[:2]]
+        route = "/v1/collections/demo/verdicts"
+        asked = {"query": {"id": ids[0]}, "threshold": 2}
+        assert service.post(CHECK, json=asked).json()["matches"] == []
+        assert service.put(route, json={"ids": ids, "verdict": "same"}).status_code == 204
+        (match,) = service.post(CHECK, json=asked).json()["matches"]
+        assert (match["id"], match["false_match_rate"]) == (ids[1], 0)
+        assert match["evidence"]["verdict"] == "same"
+        (group,) = service.get("/v1/collections/demo/duplicates?threshold=2").json()["groups"]
+        assert sorted(image["id"] for image in group["images"]) == sorted(ids)
+        assert service.put(route, json={"ids": ids, "verdict": None}).status_code == 204
+        assert service.get("/v1/collections/demo/duplicates?threshold=2").json()["groups"] == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"ids": ["a"], "verdict": "same"}, 422, "body.ids"),
+        ({"ids": ["a", "b"], "verdict": "alike"}, 422, "'same' or 'different'"),
+        ({"ids": ["a", "b"]}, 422, "body.verdict"),
+        ({"ids": ["a", "b"], "verdict": "same"}, 404, "no image 'a'"),
+    ],
+)
+def test_a_verdict_that_cannot_be_is_explained(
+    service: TestClient, body: dict[str, Any], status: int, words: str
+) -> None:
+    answer = service.put("/v1/collections/demo/verdicts", json=body)
+    assert answer.status_code == status
+    assert words in answer.text

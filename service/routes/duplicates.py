@@ -21,6 +21,7 @@ from service.requests import (
     CheckRequest,
     GroupsQuery,
     Strictness,
+    VerdictRequest,
 )
 from service.routes.images import image_answer
 from service.state import OpenCollection, ServiceState
@@ -114,6 +115,21 @@ async def groups(
         threshold=bar.threshold,
         false_match_rate=bar.false_match_rate,
     )
+
+
+@router.put(
+    "/v1/collections/{collection:segment}/verdicts",
+    status_code=204,
+    summary="Say that images are the same, or different",
+    response_description="It is kept, and the next answers go by it.",
+    responses=problems.documented(
+        problems.NO_COLLECTION, problems.NO_IMAGE, problems.MISMATCH, problems.INVALID
+    ),
+    dependencies=[Depends(expects_json)],
+)
+async def decide(collection: OpenCollection, body: VerdictRequest) -> None:
+    """Decide for good: a verdict outlives new names, later indexing and other encoders."""
+    await anyio.to_thread.run_sync(collection.decide, body.ids, body.verdict)
 
 
 def _refuse_verification(options: CheckOptions) -> None:
