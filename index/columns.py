@@ -16,7 +16,7 @@ import math
 import threading
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Literal, Self
@@ -147,10 +147,7 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """The present items as of one version of the database: int64 ``keys`` and ``live``, both (R,).
-
-    ``columns`` are in the order in which they were last asked for.
-    """
+    """The present items as of one version of the database; ``keys`` int64 (R,), ``live`` (R,)."""
 
     version: int
     keys: Keys
@@ -162,8 +159,10 @@ class Table:
 
         Texts are told apart by 64 bits of a hash that differs from process to process.
         """
-        rows = np.flatnonzero(self._mask(filter) & self.live)
-        return np.sort(self.keys[rows], kind="stable")  # most often they are in order already
+        mask = self._mask(filter)
+        mask &= self.live
+        keys = self.keys[np.flatnonzero(mask)]
+        return np.sort(keys, kind="stable")  # most often they are in order already
 
     def _mask(self, filter: Filter) -> Mask:
         match filter:
@@ -210,12 +209,11 @@ class Table:
         more = read_columns(names, zip(rows.tolist(), metadata, strict=True))
         return replace(self, columns={**self.columns, **more})
 
-    def asked_for(self, names: Set[str], most_bytes: int) -> Table:
-        """With these columns last, and without as many of the first as the limit demands."""
+    def shortened(self, order: Iterable[str], most_bytes: int) -> Table:
+        """Without as many columns, dropped in this order, as the limit demands."""
         columns = dict(self.columns)
-        columns.update({name: columns.pop(name) for name in names})
         excess = sum(column.size_bytes for column in columns.values()) - most_bytes
-        for name in list(columns)[: len(columns) - len(names)]:
+        for name in order:
             if excess > 0:
                 excess -= columns.pop(name).size_bytes
         return replace(self, columns=columns)
@@ -234,6 +232,7 @@ class Columns:
         self._most_bytes = most_bytes
         self._following = threading.Lock()
         self._table: Table | None = None
+        self._asked: dict[str, None] = {}  # names of columns, those asked for last at the end
 
     def matching(self, filter: Filter) -> Keys:
         """The keys of the present items that meet a filter, ascending.
@@ -246,7 +245,13 @@ class Columns:
             table = self._caught_up(snapshot)
             if missing := names - table.columns.keys():
                 table = table.with_columns(missing, snapshot.metadata())
-            self._table = table.asked_for(names, self._most_bytes)
+            for name in names:
+                self._asked.pop(name, None)
+                self._asked[name] = None
+            if table is not self._table:
+                others = [name for name in self._asked if name not in names]
+                self._table = table.shortened(others, self._most_bytes)
+                self._asked = {name: None for name in self._asked if name in self._table.columns}
         return table.matching(filter)
 
     def _caught_up(self, snapshot: Snapshot) -> Table:

@@ -21,6 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any, Final, Literal, NoReturn
 
 from index.errors import InvalidFilter
@@ -167,7 +168,11 @@ class OneOf(Condition):
 
     def holds(self, value: Any) -> bool:
         """Whether the value is equal to one of these."""
-        return any(_is_same(value, each) for each in self.values)
+        return not isinstance(value, Mapping) and _typed(value) in self._typed_values
+
+    @cached_property
+    def _typed_values(self) -> frozenset[tuple[str, Scalar]]:
+        return frozenset(map(_typed, self.values))
 
 
 @dataclass(frozen=True)
@@ -420,7 +425,6 @@ def _is_angle(value: Any, most: int) -> bool:
     return _is_number(value) and bool(-most <= value <= most)
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    if _is_number(one) or isinstance(one, str):
-        return bool(one == other) and not isinstance(other, bool)
-    return one is other  # true, false and null are single objects
+def _typed(value: Scalar) -> tuple[str, Scalar]:
+    """What is equal only for equal values of one type; integers and floats are one."""
+    return "number" if _is_number(value) else type(value).__name__, value

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from serving import client, upload
 
 from index import filters, store
 from index.collection import Catalog, Collection
-from index.columns import Columns
+from index.columns import Columns, Table
 from index.encoder import Encoder, Encoding
 from index.errors import ImageNotFound, InvalidFilter
 from index.files import now
@@ -442,6 +444,28 @@ def test_a_filter_means_what_a_plain_reading_says(filter: Json, value: Json) -> 
     assert parse(filter).matches(value) == expected(filter, value)
 
 
+EACH_VALUE: list[Json] = [
+    {},
+    *({"a": value} for value in (*SCALARS, *PLACES, 2**64, -(10**400), {"lat": True, "lon": 0})),
+    *({"a": list(two)} for two in pairwise((*SCALARS, *PLACES))),
+    {"a": []},
+    {"a": [[PLACES[0], [2.5]], {"b": 1}]},
+]
+EMPTY = Table(0, np.empty(0, np.int64), np.empty(0, np.bool_), {})
+
+
+@settings(max_examples=300, deadline=None)
+@given(conditions, st.lists(st.integers(0, len(EACH_VALUE)), max_size=3))
+def test_columns_find_every_value_that_meets_a_condition(condition: Any, cuts: list[int]) -> None:
+    """In however many parts, and so runs, the values came."""
+    asked = parse({"a": condition})
+    table = EMPTY.with_columns(["a"], [])
+    for start, stop in pairwise((0, *sorted(cuts), len(EACH_VALUE))):
+        arrived = list(enumerate(EACH_VALUE))[start:stop]
+        table = table.after(0, arrived, np.empty(0, np.int64))
+    assert table.matching(asked).tolist() == finds({"a": condition}, *EACH_VALUE)
+
+
 writes = st.lists(
     st.tuples(
         st.sampled_from(["put", "put", "update", "delete", "go", "return", "spoil", "compact"]),
@@ -502,21 +526,21 @@ def test_columns_find_what_a_scan_finds_after_any_writes_by_any_process(
     steps: list[tuple[list[tuple[str, int, Json]], Json]],
 ) -> None:
     """Of three followers one asks every time, one always forgets, and one asks only at the end."""
-    database = fresh(tmp_path_factory.mktemp("columns"))
-    other = Store(database.path)  # as another process has it
-    eager, forgetful, late = Columns(other), Columns(other, most_bytes=0), Columns(other)
-    late.matching(parse({"a": 1, "b": 2}))
     asked = [(actions, parse(each)) for actions, each in steps]
-    for actions, wanted in asked:
-        for action, number, value in actions:
-            write(database, action, f"{number}", value)
-        found = scanned(database, wanted)
-        assert eager.matching(wanted).tolist() == found
-        assert forgetful.matching(wanted).tolist() == found
-    for _, wanted in asked:
-        assert late.matching(wanted).tolist() == scanned(database, wanted)
-    other.close()
-    database.close()
+    with (
+        closing(fresh(tmp_path_factory.mktemp("columns"))) as database,
+        closing(Store(database.path)) as other,  # as another process has it
+    ):
+        eager, forgetful, late = Columns(other), Columns(other, most_bytes=0), Columns(other)
+        late.matching(parse({"a": 1, "b": 2}))
+        for actions, wanted in asked:
+            for action, number, value in actions:
+                write(database, action, f"{number}", value)
+            found = scanned(database, wanted)
+            assert eager.matching(wanted).tolist() == found
+            assert forgetful.matching(wanted).tolist() == found
+        for _, wanted in asked:
+            assert late.matching(wanted).tolist() == scanned(database, wanted)
 
 
 def test_many_changes_of_few_items_are_followed_in_the_memory_of_few(database: Store) -> None:
@@ -529,6 +553,38 @@ def test_many_changes_of_few_items_are_followed_in_the_memory_of_few(database: S
     assert table is not None
     assert len(table.keys) <= 16
     assert sum(len(run.rows) for run in table.columns["n"].runs["number"]) <= 16
+
+
+def test_any_number_of_threads_may_ask_while_others_write(database: Store) -> None:
+    for number in range(20):
+        write(database, "put", f"{number}", {"n": number, "still": number < 10})
+    columns = Columns(database, most_bytes=0)  # so that each has to read the columns again
+    still = set(columns.matching(parse({"still": True})).tolist())
+    wanted = [parse({"n": {"lt": 15}}), parse({"still": True}), parse({"not": {"m": 1}})]
+    found: list[set[int]] = []
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def keep_asking(filter: Filter) -> None:
+        try:
+            while not done.is_set():
+                found.append(set(columns.matching(filter).tolist()))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=keep_asking, args=(each,)) for each in wanted]
+    for thread in threads:
+        thread.start()
+    for turn in range(60):
+        action = ("delete", "put", "update")[turn % 3]
+        write(database, action, f"{10 + turn % 7}", {"n": turn})
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert all(still <= each for each in found)
+    for each in wanted:
+        assert columns.matching(each).tolist() == scanned(database, each)
 
 
 def test_columns_that_are_long_unasked_for_make_room(database: Store) -> None:
