@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.errors import DataError, RunError, SourceNotFound
-from index.image import Fit, load
+from index.image import Fit, load, load_pixels
 from trainer import data
 from trainer.data import Images, load_images
 
@@ -114,9 +114,9 @@ def test_interrupted_decoding_goes_on_where_it_was(
         if len(decoded) == interrupted_at:
             raise KeyboardInterrupt
         decoded.append(len(content))
-        return load(content, fit)
+        return load_pixels(content, fit)
 
-    monkeypatch.setattr(data, "load", counting_load)
+    monkeypatch.setattr(data, "load_pixels", counting_load)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(folder), FIT, tmp_path / "cache", workers=1)
     decoded.clear()
@@ -130,7 +130,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 from trainer import data
-from index.image import Fit, load
+from index.image import Fit, load_pixels
 
 def dying_write(file, pixels, write=data._write):
     if file.tell() >= 5 * pixels.nbytes:
@@ -152,9 +152,9 @@ def test_a_killed_process_costs_what_came_after_its_last_record(
 
     def counting_load(content: bytes, fit: Fit) -> object:
         seen.append(len(content))
-        return load(content, fit)
+        return load_pixels(content, fit)
 
-    monkeypatch.setattr(data, "load", counting_load)
+    monkeypatch.setattr(data, "load_pixels", counting_load)
     again = load_images(str(folder), FIT, tmp_path / "cache")
     assert len(seen) == 8 - 3
     assert_equal(again, whole)
@@ -186,9 +186,9 @@ def test_a_full_disk_is_an_error_and_what_was_decoded_is_kept(
 
     def counting_load(content: bytes, fit: Fit) -> object:
         decoded.append(len(content))
-        return load(content, fit)
+        return load_pixels(content, fit)
 
-    monkeypatch.setattr(data, "load", counting_load)
+    monkeypatch.setattr(data, "load_pixels", counting_load)
     assert_equal(load_images(str(folder), FIT, tmp_path / "cache"), whole)
     assert len(decoded) == 3
 
@@ -212,15 +212,15 @@ _COUNTING = """
 import sys, time
 from pathlib import Path
 from trainer import data
-from index.image import Fit, load
+from index.image import Fit, load_pixels
 
 def counting_load(content, fit):
     time.sleep(0.1)  # time for the other process to come
     with open(sys.argv[3], "a") as file:
         file.write("x")
-    return load(content, fit)
+    return load_pixels(content, fit)
 
-data.load = counting_load
+data.load_pixels = counting_load
 print(data.load_images(sys.argv[1], Fit(16), Path(sys.argv[2]), workers=1).digest)
 """
 
@@ -257,7 +257,7 @@ def test_second_run_decodes_nothing_and_a_changed_source_is_noticed(
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(data, "load", fail)
+        patch.setattr(data, "load_pixels", fail)
         assert load_images(str(folder), FIT, tmp_path / "cache").digest == first.digest
     shutil.copy(photographs[9], folder / "odd" / "new.jpg")
     changed = load_images(str(folder), FIT, tmp_path / "cache")
