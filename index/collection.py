@@ -49,7 +49,7 @@ from index.errors import (
 from index.files import now, remove_abandoned, sync_folder
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
-from index.indexes import Indexes
+from index.indexes import DEFAULT_MEMORY, Indexes, Memory
 from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.records import Item, Record, Settings, State, check_id
@@ -85,7 +85,9 @@ class Collection:
         store: the database, for the batch job.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder | None = None) -> None:
+    def __init__(
+        self, folder: Path, encoder: Encoder | None = None, memory: Memory = DEFAULT_MEMORY
+    ) -> None:
         """Open a collection's folder; without an encoder it is not checked which one made it.
 
         Raises:
@@ -109,7 +111,7 @@ class Collection:
             if encoder is not None:
                 self.check_encoder(encoder)
             self._dimensions = _dimensions(self.metadata)
-            self._indexes = Indexes(self.store, folder, self._dimensions)
+            self._indexes = Indexes(self.store, folder, self._dimensions, memory)
         except BaseException:
             self.store.close()
             raise
@@ -459,8 +461,9 @@ class Collection:
 class Catalog:
     """The collections of a data folder; several processes may use one at a time."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, memory: Memory = DEFAULT_MEMORY) -> None:
         self._folder = root / "collections"
+        self._memory = memory
 
     def names(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -485,7 +488,7 @@ class Catalog:
         if not self.exists(name):
             self._make(folder, encoder)
         try:
-            return Collection(folder, encoder)
+            return Collection(folder, encoder, self._memory)
         except EncoderMismatch as error:
             raise CollectionExists(str(error)) from error
 
@@ -497,7 +500,7 @@ class Catalog:
         """
         if not self.exists(name):
             raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
-        return Collection(self._place(name), encoder)
+        return Collection(self._place(name), encoder, self._memory)
 
     def delete(self, name: str) -> None:
         """Remove a collection and all that was uploaded to it; files it was indexed from stay.

@@ -8,10 +8,12 @@ next generation beside the one in use, then one transaction makes it the newest.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -19,18 +21,47 @@ from typing import Final
 import numpy as np
 
 from index.encoder import Encoding
-from index.errors import CollectionError
+from index.errors import CollectionCorrupt, CollectionError
 from index.files import held_alone, make_folder, replacing, sha256_of
 from index.records import Generation, IndexFile
+from index.space_index import IndexWriter
 from index.store import Store
 from index.transactions import Snapshot
-from index.vectors import SPACES, Floats, Keys, MainIndex, Space, Vectors, View
+from index.vectors import Floats, Keys, MainIndex, Space, Vectors, View
 
 _LEAST_STALE: Final = 4096
-_LEAST_STALE_SHARE: Final = 0.25
+_LEAST_STALE_SHARE: Final = 0.05
+"""Of what changed every vector is compared, which would soon take longer than the search itself."""
+_LOADED_AT_ONCE: Final = 20_000
+"""Rows up to which a search waits for files that another process wrote, for some milliseconds."""
 _RETRY_SECONDS: Final = 60.0
+_NICENESS: Final = 10  # of a compaction: searches go first
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a collection may keep in memory.
+
+    Attributes:
+        largest_held_bytes: of index files, both spaces together. Of larger ones the vectors stay
+            on the disk, and those that a search compares are read: about D / 4 + 16 bytes an image
+            and space are still kept in memory, for codes and keys.
+    """
+
+    largest_held_bytes: int = 1 << 30
+
+
+DEFAULT_MEMORY: Final = Memory()
+
+
+@dataclass(frozen=True, eq=False)
+class _Loaded:
+    """A generation's files, and what was read from them."""
+
+    files: Mapping[Space, IndexFile]
+    main: MainIndex
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +87,31 @@ class Indexes:
     Nothing is loaded before the first look: a job that only writes needs no vectors in memory.
     """
 
-    def __init__(self, store: Store, folder: Path, dimensions: Mapping[Space, int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        folder: Path,
+        dimensions: Mapping[Space, int],
+        memory: Memory = DEFAULT_MEMORY,
+    ) -> None:
         self._store = store
         self._folder = folder
         self.dimensions = dimensions
+        self._memory = memory
         self._following = threading.Lock()
         self._compaction: threading.Thread | None = None
+        self._loading: threading.Thread | None = None
+        self._loaded: _Loaded | None = None  # and not taken up yet
+        self._tried: Mapping[Space, IndexFile] = {}  # to load
         self._retry_at = 0.0
         self._state: _State | None = None
         self._follower = store.follower()
 
     def close(self) -> None:
-        """Wait for a compaction under way, and let go of the database."""
-        if self._compaction is not None:
-            self._compaction.join()
+        """Wait for what goes on in the background, and let go of the database."""
+        for thread in (self._compaction, self._loading):
+            if thread is not None:
+                thread.join()
         with self._following:
             self._follower.close()
 
@@ -105,13 +147,20 @@ class Indexes:
                 if current is not None and not snapshot.vectors_changed_since(current.version):
                     with suppress(ValueError, OSError):
                         self._check(current)
+                        self._read(current.files, in_memory=False)
                         return False
-                version = snapshot.version()
-                main = rebuilt(snapshot, self.dimensions)
             number = current.number + 1 if current is not None else 1
-            files = {space: self._write(main, space, number) for space in SPACES}
-            with self._store.write() as transaction:
-                transaction.start_generation(number, version, len(main.keys), files)
+            version, count, files = self._write(number)
+            # Read before anyone knows of them, so that no search waits for it.
+            loaded = _Loaded(files, self._read(files))
+            with self._following:
+                self._loaded = loaded
+            try:
+                with self._store.write() as transaction:
+                    transaction.start_generation(number, version, count, files)
+            except BaseException:
+                self._loaded = None
+                raise
             for path in self._files.iterdir():
                 if path.name not in {file.name for file in files.values()}:
                     path.unlink()
@@ -126,8 +175,14 @@ class Indexes:
             ValueError, OSError: a file is damaged, or is not there.
         """
         self._check(generation)
-        paths = {space: self._files / file.name for space, file in generation.files.items()}
-        return MainIndex.read(paths, self.dimensions)
+        return self._read(generation.files)
+
+    def _read(self, files: Mapping[Space, IndexFile], *, in_memory: bool = True) -> MainIndex:
+        """Read files; into memory only where they are not too large."""
+        paths = {space: self._files / file.name for space, file in files.items()}
+        size = sum(path.stat().st_size for path in paths.values())
+        held = in_memory and size <= self._memory.largest_held_bytes
+        return MainIndex.read(paths, self.dimensions, in_memory=held)
 
     def _check(self, generation: Generation) -> None:
         for file in generation.files.values():
@@ -145,43 +200,73 @@ class Indexes:
             with self._follower.changes() as snapshot:
                 if snapshot is not None:
                     self._state = self._catch_up(snapshot)
+                elif self._loaded is not None:
+                    with self._store.read() as now:
+                        self._state = self._catch_up(now)
             assert self._state is not None  # a follower's first look always gives a snapshot
             return self._state
 
     def _catch_up(self, snapshot: Snapshot) -> _State:
-        state = self._state
         generation = snapshot.generation()
-        if state is None or (generation is not None and generation.number != state.generation):
-            return self._start(snapshot)
+        if self._state is None:
+            return self._start(snapshot, generation)
+        if generation is not None and generation.number != self._state.generation:
+            loaded, self._loaded = self._loaded, None
+            if loaded is not None and loaded.files == generation.files:
+                return _follow_from(loaded.main, snapshot, generation)
+            if generation.count <= _LOADED_AT_ONCE:
+                return self._start(snapshot, generation)
+            self._load_in_background(generation)
+            if self._state.version < generation.version:
+                # Deletions up to the new files are no longer told one by one.
+                known, present = self._state.view.keys(), snapshot.present_keys()
+                self._state.vectors.hide(np.setdiff1d(known, present, assume_unique=True))
         # A failure half-way leaves the state as it was, and the same changes are applied again.
-        follow(state.vectors, snapshot, state.version)
-        return replace(state, version=snapshot.version(), view=state.vectors.view())
+        follow(self._state.vectors, snapshot, self._state.version)
+        return replace(self._state, version=snapshot.version(), view=self._state.vectors.view())
 
-    def _start(self, snapshot: Snapshot) -> _State:
+    def _start(self, snapshot: Snapshot, generation: Generation | None) -> _State:
         """From the newest generation's files, or from the database where they are no good."""
-        generation = snapshot.generation()
-        main = None
         if generation is not None:
             try:
-                main = self.load(generation)
+                return _follow_from(self.load(generation), snapshot, generation)
             except (ValueError, OSError) as error:
-                _log.warning(
-                    "generation %d of %s is made again from the database: %s",
-                    generation.number,
-                    self._folder,
-                    error,
-                )
-        if generation is None or main is None:
-            vectors = Vectors(rebuilt(snapshot, self.dimensions))
-        else:
-            vectors = Vectors(main)
-            follow(vectors, snapshot, generation.version)
+                self._warn_of(generation, error)
+        vectors = Vectors(rebuilt(snapshot, self.dimensions))
         return _State(
             generation=generation.number if generation is not None else 0,
-            from_files=main is not None,
+            from_files=False,
             version=snapshot.version(),
             vectors=vectors,
             view=vectors.view(),
+        )
+
+    def _load_in_background(self, generation: Generation) -> None:
+        """Searches go on with the files before, and what changed since, until these are read."""
+        running = self._loading is not None and self._loading.is_alive()
+        if running or self._tried == generation.files:
+            return
+        self._tried = generation.files
+        self._loading = threading.Thread(target=self._load, args=(generation,), name="loading")
+        self._loading.start()
+
+    def _load(self, generation: Generation) -> None:
+        try:
+            loaded = _Loaded(generation.files, self.load(generation))
+            with self._following:
+                self._loaded = loaded
+        except (ValueError, OSError) as error:
+            self._warn_of(generation, error)
+            with self._following:
+                assert self._state is not None
+                self._state = replace(self._state, from_files=False)
+
+    def _warn_of(self, generation: Generation, error: Exception) -> None:
+        _log.warning(
+            "generation %d of %s is made again from the database: %s",
+            generation.number,
+            self._folder,
+            error,
         )
 
     def _compact_in_background(self) -> None:
@@ -194,21 +279,45 @@ class Indexes:
             self._compaction.start()
 
     def _try_compact(self) -> None:
+        if sys.platform == "linux":  # where a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         try:
             self.compact()
         except (CollectionError, OSError) as error:  # searches go on from memory
             _log.warning("%s is not compacted for now: %s", self._folder, error)
 
-    def _write(self, main: MainIndex, space: Space, number: int) -> IndexFile:
-        path = self._files / f"{number:06d}-{space}.faiss"
+    def _write(self, number: int) -> tuple[int, int, dict[Space, IndexFile]]:
+        """Write the files of everything present; their version and their number of vectors."""
+        paths = {space: self._files / f"{number:06d}-{space}.faiss" for space in self.dimensions}
+        files: dict[Space, IndexFile] = {}
         try:
             make_folder(self._files)
-            with replacing(path) as draft:
-                main.write(space, draft)
-                sha256 = sha256_of(draft)
-        except (OSError, RuntimeError) as error:  # RuntimeError is how FAISS says "disk full"
-            raise CollectionError(f"{path} cannot be written: {error}") from error
-        return IndexFile(path.name, sha256)
+            with ExitStack() as stack:
+                drafts = {space: stack.enter_context(replacing(paths[space])) for space in paths}
+                with self._store.read() as snapshot:
+                    version, keys = snapshot.version(), snapshot.present_keys()
+                    writers = {
+                        space: stack.enter_context(IndexWriter(drafts[space], keys, dimension))
+                        for space, dimension in self.dimensions.items()
+                    }
+                    for chunk in snapshot.present():
+                        for space, rows in _by_space(chunk.encoding).items():
+                            writers[space].append(rows)
+                for space, writer in writers.items():
+                    writer.finish()
+                    files[space] = IndexFile(paths[space].name, sha256_of(drafts[space]))
+        except OSError as error:
+            raise CollectionError(f"{self._files} cannot be written: {error}") from error
+        except ValueError as error:
+            raise CollectionCorrupt(f"{self._store.path} contradicts itself: {error}") from error
+        return version, len(keys), files
+
+
+def _follow_from(main: MainIndex, snapshot: Snapshot, generation: Generation) -> _State:
+    """The state of a generation's files and every change since."""
+    vectors = Vectors(main)
+    follow(vectors, snapshot, generation.version)
+    return _State(generation.number, True, snapshot.version(), vectors, vectors.view())
 
 
 def follow(vectors: Vectors, snapshot: Snapshot, version: int) -> None:

@@ -15,6 +15,7 @@ from index.vectors import SPACES, UNIT_TOLERANCE, Vectors, View
 _SEARCHES: Final = 100
 _NEIGHBOURS: Final = 10
 _SCORE_TOLERANCE: Final = 1e-5
+_MISSING_SHARE: Final = 0.05  # a short list may miss a few; an index made anew compares all
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,17 @@ def _differences(loaded: View, anew: View) -> list[str]:
         if different:
             problems.append(f"{different} {space} vectors in the index are not the database's")
         step = max(1, len(vectors) // _SEARCHES)
+        wrong = missing = expected_count = 0
         for query in vectors[::step]:
             _, found = loaded.search(space, query, _NEIGHBOURS)
             _, expected = anew.search(space, query, _NEIGHBOURS)
-            if not np.allclose(found, expected, rtol=0.0, atol=_SCORE_TOLERANCE):
-                problems.append(f"a search by {space} finds other scores than one made anew")
-                break
+            wrong += int(np.any(found > expected + _SCORE_TOLERANCE))
+            apart = np.abs(expected[:, None] - found[None, :]).min(axis=1)
+            missing += int(np.count_nonzero(apart > _SCORE_TOLERANCE))
+            expected_count += len(expected)
+        if wrong or missing > _MISSING_SHARE * expected_count:
+            problems.append(
+                f"searches by {space} miss {missing} of {expected_count} results of an index made"
+                f" anew, and {wrong} searches give higher scores"
+            )
     return problems

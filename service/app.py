@@ -15,6 +15,7 @@ from fastapi.openapi.utils import get_openapi
 
 from index.collection import Catalog
 from index.encoder import DEFAULT_ENCODER, Encoder
+from index.indexes import Memory
 from service import failures, problems
 from service.intake import Intake
 from service.metrics import Metrics
@@ -97,7 +98,9 @@ def _open(settings: Settings) -> Service:
         batch_size=settings.batch_size,
     )
     _log.info("encoder ready", extra={"encoder": encoder.sha256, "provider": encoder.provider})
-    open_collections = OpenCollections(Catalog(settings.data), encoder)
+    open_collections = OpenCollections(
+        Catalog(settings.data, Memory(settings.index_memory_bytes)), encoder
+    )
     open_collections.load_all()
     metrics = Metrics()
     intake = Intake(

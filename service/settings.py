@@ -10,6 +10,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.image import DEFAULT_MAX_PIXELS
+from index.indexes import DEFAULT_MEMORY
 
 PREFIX = "KINDRED_"
 
@@ -72,6 +73,13 @@ class Settings(BaseSettings):
         ge=1,
         description="Images that may wait for the encoder; a request beyond is refused with 429 "
         "and a `Retry-After`.",
+    )
+    index_memory_bytes: int = Field(
+        default=DEFAULT_MEMORY.largest_held_bytes,
+        ge=0,
+        description="Size of a collection's index files, in bytes, up to which its vectors are "
+        "held in memory. Of larger ones they are read from the disk, some hundred a search, and "
+        "only codes and keys are held: about 130 bytes an image with the default encoder.",
     )
     thumbnail_cache_bytes: int = Field(
         default=64 * 1024 * 1024,

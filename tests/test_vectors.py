@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import InvalidVector
+from index.space_index import IndexWriter
 from index.vectors import (
     SPACES,
     Floats,
@@ -44,7 +45,7 @@ def assert_answers_like(view: View, model: dict[int, dict[Space, Floats]]) -> No
     """The view finds what a scan over the model finds."""
     assert view.keys().tolist() == sorted(model)
     assert len(view) == len(model)
-    allowed = keys_of(*(key for key in [*model, 10_000] if key % 2 == 0))
+    allowed = keys_of(*(key for key in [*sorted(model), 10_000] if key % 2 == 0))
     for space, dimension in DIMENSIONS.items():
         query = unit(np.arange(1, dimension + 1).astype(np.float32), dimension)
         for count in (1, 3, 1000):
@@ -128,33 +129,197 @@ def test_stale_counts_the_delta_and_the_dead() -> None:
     assert vectors.view().stale == 2 + 2
 
 
-def test_an_index_file_gives_back_what_was_written(tmp_path: Path) -> None:
-    keys = keys_of(2, 30, 400)
-    main = MainIndex.build(keys, rows_for(keys, 0))
-    paths: dict[Space, Path] = {space: tmp_path / space for space in SPACES}
-    for space, path in paths.items():
-        main.write(space, path)
-    view = Vectors(MainIndex.read(paths, DIMENSIONS)).view()
-    assert view.keys().tolist() == [2, 30, 400]
-    for space in SPACES:
-        np.testing.assert_array_equal(view.vectors(space), rows_for(keys, 0)[space])
+def written(folder: Path, keys: Keys, rows: dict[Space, Floats]) -> dict[Space, Path]:
+    """An index file a space."""
+    paths: dict[Space, Path] = {space: folder / space for space in rows}
+    for space, vectors in rows.items():
+        with IndexWriter(paths[space], keys, vectors.shape[1]) as writer:
+            for start in range(0, len(keys), 1000):
+                writer.append(vectors[start : start + 1000])
+            writer.finish()
+    return paths
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("numbers", [(), (2, 30, 400)])
+def test_an_index_file_gives_back_what_was_written(
+    tmp_path: Path, numbers: tuple[int, ...], in_memory: bool
+) -> None:
+    keys = keys_of(*numbers)
+    rows = rows_for(keys, 0)
+    main = MainIndex.read(written(tmp_path, keys, rows), DIMENSIONS, in_memory=in_memory)
+    model = {key: {space: rows[space][n] for space in SPACES} for n, key in enumerate(numbers)}
+    assert_answers_like(Vectors(main).view(), model)
 
 
 def test_an_index_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     keys = keys_of(1, 2)
-    paths: dict[Space, Path] = {space: tmp_path / space for space in SPACES}
-    for space in SPACES:
-        MainIndex.build(keys, rows_for(keys, 0)).write(space, paths[space])
-    other = keys_of(1, 3)
-    MainIndex.build(other, rows_for(other, 0)).write("descriptor", paths["descriptor"])
+    paths = written(tmp_path, keys, rows_for(keys, 0))
+    other = tmp_path / "other"
+    other.mkdir()
+    others = written(other, keys_of(1, 3), rows_for(keys_of(1, 3), 0))
     with pytest.raises(ValueError, match="different keys"):
-        MainIndex.read(paths, DIMENSIONS)
+        MainIndex.read(paths | {"descriptor": others["descriptor"]}, DIMENSIONS)
+    with pytest.raises(ValueError, match=r"float32 \(2, 6\), expected float32 \(2, 4\)"):
+        MainIndex.read(paths | {"descriptor": paths["embedding"]}, DIMENSIONS)
+    for foreign in (b"", b"not an index at all", paths["descriptor"].read_bytes()[:100]):
+        paths["embedding"].write_bytes(foreign)
+        with pytest.raises(ValueError, match="is not an index of vectors"):
+            MainIndex.read(paths, DIMENSIONS)
     faiss.write_index(faiss.IndexFlatIP(4), str(paths["descriptor"]))
-    with pytest.raises(ValueError, match="expected an IndexIDMap of 4"):
+    with pytest.raises(ValueError, match="is not an index of vectors"):
         MainIndex.read(paths, DIMENSIONS)
-    paths["descriptor"].write_bytes(b"not an index at all")
-    with pytest.raises(ValueError, match="is not a FAISS index"):
-        MainIndex.read(paths, DIMENSIONS)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[Space, Path]:
+    """Index files of 12,000 vectors in clusters, which is enough for short lists."""
+    keys = np.arange(1, 12_001, dtype=np.int64)
+    rows = {space: clustered(len(keys), size, 0) for space, size in LARGE.items()}
+    return written(tmp_path_factory.mktemp("large"), keys, rows)
+
+
+LARGE: dict[Space, int] = {"embedding": 32, "descriptor": 15}
+
+
+def clustered(count: int, dimension: int, seed: int) -> Floats:
+    centres = np.random.default_rng(1).normal(size=(60, dimension))
+    random = np.random.default_rng([2, seed])
+    vectors = centres[random.integers(60, size=count)] + random.normal(size=(count, dimension))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32)
+
+
+def exactly(view: View, space: Space, query: Floats, count: int, allowed: Keys | None) -> Keys:
+    """What comparing all vectors finds, in order."""
+    keys, cosines = view.keys(), view.vectors(space) @ query
+    if allowed is not None:
+        cosines[~np.isin(keys, allowed)] = -2
+        count = min(count, int(np.isin(keys, allowed).sum()))
+    return keys[np.lexsort((keys, -cosines))[:count]]
+
+
+def recall(view: View, space: Space, count: int, allowed: Keys | None = None) -> float:
+    """Share of the true nearest over 100 queries; every cosine in the answers is exact."""
+    shares = []
+    place = {key: row for row, key in enumerate(view.keys().tolist())}
+    vectors = view.vectors(space)
+    for query in clustered(100, LARGE[space], 99):
+        keys, cosines = view.search(space, query, count, allowed=allowed)
+        assert len(set(keys.tolist())) == len(keys)
+        assert (np.diff(cosines) <= 0).all()
+        np.testing.assert_allclose(
+            cosines, vectors[[place[key] for key in keys.tolist()]] @ query, atol=1e-6
+        )
+        expected = exactly(view, space, query, count, allowed)
+        assert len(keys) == len(expected)
+        shares.append(float(np.isin(expected, keys).mean()))
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("count", [1, 10, 300])
+def test_short_lists_find_almost_all_with_exact_cosines(
+    large: dict[Space, Path], space: Space, count: int
+) -> None:
+    view = Vectors(MainIndex.read(large, LARGE)).view()
+    assert view.main.spaces[space].shortlist is not None
+    assert recall(view, space, count) >= 0.98
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5])
+def test_a_filter_costs_no_recall(large: dict[Space, Path], share: float) -> None:
+    view = Vectors(MainIndex.read(large, LARGE)).view()
+    allowed = view.keys()[np.random.default_rng(0).random(len(view)) < share]
+    assert recall(view, "embedding", 10, allowed) >= 0.98
+
+
+@pytest.mark.parametrize("of", ["farthest", "other clusters"])
+def test_a_filter_that_leaves_only_what_is_far_off_costs_no_recall(
+    large: dict[Space, Path], of: str
+) -> None:
+    """The lists near the query then hold nothing that is allowed, or only their far end."""
+    view = Vectors(MainIndex.read(large, LARGE)).view()
+    vectors = view.vectors("embedding")
+    cluster = (vectors @ clustered(60, 32, 0).T).argmax(axis=1)
+    shares = []
+    for query in clustered(30, 32, 7):
+        scores = vectors @ query
+        if of == "farthest":
+            allowed = np.sort(view.keys()[np.argsort(scores)[:5000]])
+        else:
+            means = np.array([scores[cluster == number].mean() for number in range(60)])
+            allowed = view.keys()[np.isin(cluster, np.argsort(means)[:30])]
+        assert len(allowed) > 4000
+        keys, _ = view.search("embedding", query, 10, allowed=allowed)
+        shares.append(np.isin(exactly(view, "embedding", query, 10, allowed), keys).mean())
+    assert np.mean(shares) >= 0.98
+
+
+def test_recall_outlives_half_of_the_vectors(large: dict[Space, Path], tmp_path: Path) -> None:
+    """Before a compaction, and after it."""
+    vectors = Vectors(MainIndex.read(large, LARGE))
+    before = recall(vectors.view(), "embedding", 10)
+    added = np.arange(20_001, 26_001, dtype=np.int64)
+    vectors.hide(np.arange(1, 12_001, 2, dtype=np.int64))
+    vectors.show(added, {space: clustered(6000, size, 5) for space, size in LARGE.items()})
+    view = vectors.view()
+    assert recall(view, "embedding", 10) >= before - 0.005
+    rows = {space: view.vectors(space) for space in SPACES}
+    after = Vectors(MainIndex.read(written(tmp_path, view.keys(), rows), LARGE)).view()
+    assert recall(after, "embedding", 10) >= before - 0.005
+
+
+def test_vectors_on_the_disk_are_found_like_those_in_memory(large: dict[Space, Path]) -> None:
+    held = Vectors(MainIndex.read(large, LARGE)).view()
+    on_disk = Vectors(MainIndex.read(large, LARGE, in_memory=False)).view()
+    odd = np.arange(1, 12_001, 2, dtype=np.int64)
+    for query in clustered(20, 32, 3):
+        for count, allowed in ((10, None), (10, odd), (5000, None)):
+            expected = held.search("embedding", query, count, allowed=allowed)
+            found = on_disk.search("embedding", query, count, allowed=allowed)
+            np.testing.assert_array_equal(found[0], expected[0])
+            np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(on_disk.vectors("descriptor"), held.vectors("descriptor"))
+
+
+def test_equal_vectors_give_equal_files(large: dict[Space, Path], tmp_path: Path) -> None:
+    main = MainIndex.read(large, LARGE)
+    rows = {space: index.vectors.read() for space, index in main.spaces.items()}
+    for space, path in written(tmp_path, main.keys, rows).items():
+        assert path.read_bytes() == large[space].read_bytes()
+
+
+def test_many_equal_vectors_are_no_hindrance(tmp_path: Path) -> None:
+    """As of a camera that saw nothing: then equal scores come in the order of keys."""
+    keys = np.arange(1, 10_501, dtype=np.int64)
+    vectors = np.repeat(clustered(3, 32, 0), 3500, axis=0)
+    view = Vectors(
+        MainIndex.read(written(tmp_path, keys, {"embedding": vectors}), {"embedding": 32})
+    )
+    found, cosines = view.view().search("embedding", vectors[0], 10)
+    assert set(found.tolist()) <= set(range(1, 3501))
+    np.testing.assert_allclose(cosines, 1.0, atol=1e-6)
+
+
+def test_a_file_that_lacks_vectors_is_not_finished(tmp_path: Path) -> None:
+    with IndexWriter(tmp_path / "file", keys_of(1, 2), 3) as writer:
+        writer.append(np.eye(1, 3, dtype=np.float32))
+        with pytest.raises(ValueError, match="1 vectors came for 2 keys"):
+            writer.finish()
+
+
+@given(
+    held=st.sets(st.integers(1, 10**6), max_size=30) | st.sets(st.integers(1, 60), min_size=20),
+    asked=st.sets(st.integers(0, 70)),
+)
+def test_rows_are_found_by_key_whether_keys_are_dense_or_not(
+    held: set[int], asked: set[int]
+) -> None:
+    keys = keys_of(*sorted(held))
+    main = MainIndex.build(keys, rows_for(keys, 0))
+    rows = main.rows_of(keys_of(*sorted(asked)))
+    assert keys[rows].tolist() == sorted(held & asked)
 
 
 @pytest.mark.parametrize(
