@@ -57,6 +57,7 @@ from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
 from index.verdicts import Verdict
+from index.verification import Verifier
 from index.verify import Findings, verify
 
 __all__ = [
@@ -104,7 +105,8 @@ class Collection:
         self._blobs = Blobs(folder / "blobs")
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
-        self._stars: tuple[tuple[int, float], list[Star]] | None = None
+        self._verifier = Verifier(self.read)
+        self._stars: tuple[tuple[int, float, Policy], list[Star]] | None = None
         self._measured: tuple[str, Measured] | None = None
         try:
             self.metadata: Final = _metadata(settings, folder)
@@ -360,6 +362,7 @@ class Collection:
                 snapshot,
                 view,
                 self._perceptual,
+                self._verifier,
                 self.calibration,
                 threshold=threshold,
                 limit=limit,

@@ -6,6 +6,9 @@
     descriptor   a copy score over the calibrated threshold
 
 An image is named once, by the first of these that finds it.
+
+With a second look (``index.verification``) hashes and scores only name candidates, which may be
+below the threshold, and the pixels decide.
 """
 
 from __future__ import annotations
@@ -18,12 +21,15 @@ import numpy as np
 
 from index.artifact import Calibration
 from index.encoder import Encoding
+from index.errors import ImageError, SourceError
 from index.fingerprint import BITS
+from index.geometry import Features, is_copy
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
 from index.transactions import Snapshot
 from index.vectors import Floats, View
+from index.verification import Verifier, evidence
 
 Tier = Literal["exact", "pixels", "perceptual", "descriptor"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)
@@ -34,6 +40,14 @@ PERCEPTUAL_DISTANCE: Final = 31
 PERCEPTUAL_RATE: Final = 1e-6
 """False match rate at that distance: 2 of 3.5 million pairs of Grocery train's photographs, many of
 them of the same shelf, none of 8 million pairs of Tiny ImageNet's."""
+
+
+VERIFIED_RATE: Final = 1e-3
+"""Of other pictures that are among the nearest, at most so many are confirmed by the second look:
+photographs of one shelf, as tests/benchmarks/geometry.py measures."""
+
+CANDIDATES: Final = 20
+"""Of each orientation, so many of the nearest are given a second look."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class CopyQuery:
         hashes: the perceptual hash of each, none where they are not known.
         sha256: of its file; ``pixel_sha256`` of its pixels; empty where they are not known.
         exclude: an id that is not to be named.
+        features: what the second look compares; None where none is wanted.
     """
 
     encoding: Encoding
@@ -67,6 +82,7 @@ class CopyQuery:
     sha256: str = ""
     pixel_sha256: str = ""
     exclude: str | None = None
+    features: Features | None = None
 
     @property
     def looks(self) -> int:
@@ -89,6 +105,7 @@ def find_matches(
     snapshot: Snapshot,
     view: View,
     perceptual: PerceptualIndex,
+    verifier: Verifier,
     calibration: Calibration,
     *,
     threshold: float,
@@ -105,6 +122,8 @@ def find_matches(
     decided = {item.id: item for item in snapshot.with_any_sha256(verdicts.same_as(query.sha256))}
     near = perceptual.near(query.hashes, PERCEPTUAL_DISTANCE)
     wanted = limit + len(equal) + len(same) + len(near) + (query.exclude is not None)
+    if query.features is not None:
+        wanted = CANDIDATES + len(equal) + len(same)
     keys = set(near) | set(snapshot.keys_of(decided))
     for row in query.encoding.descriptor:
         keys |= set(view.search("descriptor", row, wanted)[0].tolist())
@@ -114,21 +133,26 @@ def find_matches(
     for match in (*(equal_match("exact", item, offset) for item in equal),
                   *(equal_match("pixels", item, offset) for item in same)):  # fmt: skip
         matches.setdefault(match.id, match)
+    different = verdicts.different_from(query.sha256)
     for key, each in found.items():
+        item = each.item
+        if item.id in matches or item.id == query.exclude or item.sha256 in different:
+            continue
         if key in near:
             distance, look = near[key]
-            match = perceptual_match(each.item, distance, each.cosine, each.offset)
+            match = perceptual_match(item, distance, each.cosine, each.offset)
             each = replace(each, look=look)
         else:
-            match = descriptor_match(each.item, each.cosine, each.offset, calibration)
-            if match.score < threshold and match.id not in decided:
-                continue
+            match = descriptor_match(item, each.cosine, each.offset, calibration)
         match = _looked(match, each, looks)
-        if match.id in decided:
-            match = decided_match(match)
-        if each.item.sha256 not in verdicts.different_from(query.sha256):
-            matches.setdefault(match.id, match)
-    matches.pop(query.exclude or "", None)
+        sure = key in near or match.score >= threshold
+        if item.id in decided:
+            matches[item.id] = decided_match(match)
+        elif query.features is not None:
+            matches |= _verified(match, verifier, query.features, item, sure=sure)
+        elif sure:
+            matches[item.id] = match
+    matches.pop(query.exclude or "", None)  # of those with equal bytes or pixels
     return sorted(matches.values(), key=surest_first)[:limit]
 
 
@@ -145,20 +169,36 @@ def equal_match(tier: Tier, item: Item, offset: float) -> Match:
 
 def perceptual_match(item: Item, distance: int, cosine: float, offset: float) -> Match:
     """A match of hashes that differ in so many bits."""
-    evidence = {"hash": "pdq", "distance": distance, "bits": BITS}
-    return Match(item.id, "perceptual", cosine - offset, PERCEPTUAL_RATE, evidence)
+    bits = {"hash": "pdq", "distance": distance, "bits": BITS}
+    return Match(item.id, "perceptual", cosine - offset, PERCEPTUAL_RATE, bits)
 
 
 def descriptor_match(item: Item, cosine: float, offset: float, calibration: Calibration) -> Match:
     """A match of descriptors at this cosine and offset."""
     score = cosine - offset
-    evidence = {"cosine": cosine, "offset": offset}
-    return Match(item.id, "descriptor", score, calibration.rate_at(score), evidence)
+    parts = {"cosine": cosine, "offset": offset}
+    return Match(item.id, "descriptor", score, calibration.rate_at(score), parts)
 
 
 def decided_match(match: Match) -> Match:
     """The same match, once people have said that it is one."""
     return replace(match, false_match_rate=0.0, evidence={**match.evidence, "verdict": "same"})
+
+
+def _verified(
+    match: Match, verifier: Verifier, query: Features, item: Item, *, sure: bool
+) -> dict[str, Match]:
+    """The match by its id, if a second look confirms it; as it is, where there can be none."""
+    try:
+        alignment = verifier.align(query, item)
+    except (SourceError, ImageError) as error:
+        unseen = {**match.evidence, "verified": False, "reason": str(error)}
+        return {item.id: replace(match, evidence=unseen)} if sure else {}
+    if not is_copy(alignment):
+        return {}
+    seen = {**match.evidence, "verified": True, **evidence(alignment)}
+    rate = min(match.false_match_rate, VERIFIED_RATE)
+    return {item.id: replace(match, false_match_rate=rate, evidence=seen)}
 
 
 def _looked(match: Match, found: Found, looks: int) -> Match:

@@ -15,21 +15,29 @@ from index.encoder import Encoding
 from index.fingerprint import perceptual_hash
 from index.image import Picture
 from index.orientations import oriented
+from index.verification import look_at
 from service.problems import UNAVAILABLE_OPTION, ProblemError, invalid
 from service.requests import ImageQuery
 from service.state import Service
 from service.uploads import base64_bytes, file_bytes
 
 
-async def ask_file(service: Service, file: UploadFile, *, orientations: bool = False) -> CopyQuery:
+async def ask_file(
+    service: Service, file: UploadFile, *, orientations: bool = False, verify: bool = False
+) -> CopyQuery:
     """Decode and encode an uploaded file."""
     async with service.intake.places():
         data = await file_bytes(file, service.settings.max_upload_bytes)
-        return await _look(service, data, orientations=orientations)
+        return await _look(service, data, orientations=orientations, verify=verify)
 
 
 async def ask(
-    service: Service, collection: Collection, query: ImageQuery, *, orientations: bool = False
+    service: Service,
+    collection: Collection,
+    query: ImageQuery,
+    *,
+    orientations: bool = False,
+    verify: bool = False,
 ) -> CopyQuery:
     """The vectors of a query by id, which are stored, or by base64, which are made."""
     if query.url is not None:
@@ -39,18 +47,19 @@ async def ask(
             data = await base64_bytes(
                 query.base64, "body.query.base64", service.settings.max_upload_bytes
             )
-            return await _look(service, data, orientations=orientations)
+            return await _look(service, data, orientations=orientations, verify=verify)
     if query.id is None:
         invalid("body.query", "expected an image as id or base64, found a vector")
     image_id = query.id
     item = await anyio.to_thread.run_sync(collection.get, image_id)
-    if not orientations:
+    if not orientations and not verify:
         stored = await anyio.to_thread.run_sync(collection.vectors, image_id)
         hashes = (item.perceptual_hash,)
         return CopyQuery(stored, hashes, item.sha256, item.pixel_sha256, exclude=image_id)
     async with service.intake.places():
         data = await anyio.to_thread.run_sync(collection.read, image_id)
-        return replace(await _look(service, data, orientations=True), exclude=image_id)
+        asked = await _look(service, data, orientations=orientations, verify=verify)
+        return replace(asked, exclude=image_id)
 
 
 async def encode(service: Service, data: bytes) -> tuple[Picture, Encoding]:
@@ -68,7 +77,7 @@ def refuse_url() -> NoReturn:
     )
 
 
-async def _look(service: Service, data: bytes, *, orientations: bool) -> CopyQuery:
+async def _look(service: Service, data: bytes, *, orientations: bool, verify: bool) -> CopyQuery:
     """Decode and encode; the hashes are taken of each orientation."""
     sha256 = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
     picture = await service.intake.picture(data)
@@ -80,4 +89,5 @@ async def _look(service: Service, data: bytes, *, orientations: bool) -> CopyQue
         [perceptual_hash(each) for each in small],
         sha256,
         picture.fingerprint.pixel_sha256,
+        features=await anyio.to_thread.run_sync(look_at, data) if verify else None,
     )

@@ -158,8 +158,9 @@ class CheckOptions(Strictness):
     limit: int = Field(default=100, ge=1, le=1000, description="How many matches at most.")
     verify: bool = Field(
         default=False,
-        description="Check matches geometrically. Not available in this version: `true` answers "
-        "422.",
+        description="Give the nearest images a second look: local features and the aligned pixels "
+        "decide, and `evidence` says how the one picture lies on the other. Finds more, says "
+        "more, and takes about a second.",
     )
     orientations: bool = Field(
         default=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ import pytest
 from pictures import put
 from PIL import Image, ImageEnhance
 
+from index.build import build
 from index.collection import Catalog, Collection, CopyQuery, Match
 from index.encoder import Encoder
 from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash
-from index.matching import PERCEPTUAL_RATE, TIERS
+from index.matching import PERCEPTUAL_RATE, TIERS, VERIFIED_RATE
 from index.orientations import ORIENTATIONS, oriented
+from index.verification import look_at
 
 NEVER = 9.0  # a copy score that nothing has
 
@@ -134,6 +137,63 @@ def test_an_image_is_named_once_by_its_surest_tier_and_they_come_in_order(
     assert len({match.id for match in matches}) == len(matches) == 15
     assert [match.tier for match in matches[:4]] == ["exact", "exact", "pixels", "perceptual"]
     assert len(collection.copies(query(encoder, png(photograph)), threshold=-2.0, limit=3)) == 3
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_second_look_finds_what_scores_miss_and_says_where_it_lies(
+    mirrored: bool,
+    collection: Collection,
+    encoder: Encoder,
+    photographs: list[Path],
+    photograph: Image.Image,
+) -> None:
+    """A part of 60 % of both sides, from a quarter of the way on, in other colours."""
+    width, height = photograph.size
+    box = (width // 4, height // 4, width // 4 + 3 * width // 5, height // 4 + 3 * height // 5)
+    part = ImageEnhance.Contrast(photograph.crop(box)).enhance(0.8)
+    data = png(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else part)
+    plain = query(encoder, data)
+    assert collection.copies(plain, threshold=NEVER) == []
+    asked = replace(plain, features=look_at(data))
+    (match,) = collection.copies(asked, threshold=NEVER)
+    assert (match.id, match.tier) == (photographs[0].stem, "descriptor")
+    assert match.false_match_rate <= VERIFIED_RATE
+    assert match.evidence["verified"]
+    assert match.evidence["flipped"] == mirrored
+    assert match.evidence["overlap"] == pytest.approx(0.36, abs=0.01)
+    assert match.evidence["rotation"] == pytest.approx(0, abs=1)
+    assert match.evidence["scale"] == pytest.approx(1, abs=0.01)
+    matrix = np.array(match.evidence["transform"]).reshape(3, 3)
+    corner = matrix @ [1.0 if mirrored else 0.0, 0.0, 1.0]  # the part's, upper left
+    assert corner[:2] / corner[2] == pytest.approx([0.25, 0.25], abs=0.01)
+
+
+def test_second_look_refuses_what_only_scores_alike(
+    collection: Collection, encoder: Encoder, photographs: list[Path]
+) -> None:
+    """A photograph that is not there, at a threshold that everything passes."""
+    collection.delete(photographs[3].stem)
+    data = photographs[3].read_bytes()
+    plain = query(encoder, data)
+    assert len(collection.copies(plain, threshold=-2.0)) == len(photographs) - 1
+    assert collection.copies(replace(plain, features=look_at(data)), threshold=-2.0) == []
+
+
+def test_without_its_file_a_match_stands_as_it_is_and_says_so(
+    tmp_path: Path, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for path in photographs[:3]:
+        (source / path.name).write_bytes(path.read_bytes())
+    with Catalog(tmp_path).create("files", encoder) as collection:
+        build(source, collection, encoder)
+        (source / photographs[0].name).unlink()
+        data = png(photograph.resize((256, 128)))
+        asked = replace(query(encoder, data), features=look_at(data))
+        (match,) = collection.copies(asked, threshold=NEVER)
+        assert (match.tier, match.evidence["verified"]) == ("perceptual", False)
+        assert photographs[0].name in match.evidence["reason"]
 
 
 def test_verdicts_outweigh_scores_and_outlive_names(

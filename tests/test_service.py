@@ -225,7 +225,7 @@ CHECK = "/v1/collections/demo/duplicates/check"
         (
             "POST",
             CHECK,
-            {"json": {"query": {"id": "a.jpg"}, "verify": True}},
+            {"json": {"query": {"url": "http://127.0.0.1/"}, "verify": True}},
             problems.UNAVAILABLE_OPTION,
         ),
         (

@@ -59,9 +59,10 @@ async def check(
 ) -> CheckAnswer:
     """The copies of the query in the collection: the surest first."""
     started = time.perf_counter()
-    _refuse_verification(body)
     bar = _bar(collection, body, looks=_looks(body))
-    asked = await ask(service, collection, body.query, orientations=body.orientations)
+    asked = await ask(
+        service, collection, body.query, orientations=body.orientations, verify=body.verify
+    )
     return await _answer(request, collection, asked, body, bar, started)
 
 
@@ -79,9 +80,8 @@ async def check_file(
 ) -> CheckAnswer:
     """As `duplicates/check`, with the image as a file and the options as form fields."""
     started = time.perf_counter()
-    _refuse_verification(form)
     bar = _bar(collection, form, looks=_looks(form))
-    asked = await ask_file(service, form.file, orientations=form.orientations)
+    asked = await ask_file(service, form.file, orientations=form.orientations, verify=form.verify)
     return await _answer(request, collection, asked, form, bar, started)
 
 
@@ -130,15 +130,6 @@ async def groups(
 async def decide(collection: OpenCollection, body: VerdictRequest) -> None:
     """Decide for good: a verdict outlives new names, later indexing and other encoders."""
     await anyio.to_thread.run_sync(collection.decide, body.ids, body.verdict)
-
-
-def _refuse_verification(options: CheckOptions) -> None:
-    if options.verify:
-        raise problems.ProblemError(
-            problems.UNAVAILABLE_OPTION,
-            "verify: geometric verification is not available in this version; leave it out or "
-            "send false",
-        )
 
 
 def _looks(options: CheckOptions) -> int:

@@ -1,0 +1,54 @@
+"""The second look: whether the pixels of two images lie on each other as a copy's would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from index.geometry import LONGEST, Alignment, Features, NoAlignment, align, features
+from index.image import upright
+from index.records import Item
+
+_REMEMBERED: Final = 512  # images' features, about 200 KiB each
+
+
+def look_at(data: bytes) -> Features:
+    """What is compared of an image file; raises ImageError."""
+    return features(upright(data, longest=LONGEST))
+
+
+class Verifier:
+    """Compares queries with stored images, whose files it reads; safe to use from many threads."""
+
+    def __init__(self, read: Callable[[str], bytes]) -> None:
+        """``read`` gives an image's bytes by its id."""
+        # By digest too: another picture under the same id is looked at anew.
+        self._features = lru_cache(_REMEMBERED)(lambda id_, _sha256: look_at(read(id_)))
+
+    def features(self, item: Item) -> Features:
+        """What is compared of a stored image; raises SourceError, ImageError."""
+        return self._features(item.id, item.sha256)
+
+    def align(self, query: Features, item: Item) -> Alignment | NoAlignment:
+        """Lay the query on a stored image.
+
+        Raises:
+            SourceError, ImageError: the image's file is not there any more, or cannot be read.
+        """
+        return align(query, self.features(item))
+
+
+def evidence(alignment: Alignment) -> dict[str, Any]:
+    """An alignment as answers show it; see ``Alignment`` for what each of them means."""
+    return {
+        "transform": [round(value, 6) for value in alignment.transform],
+        "inliers": alignment.inliers,
+        "residual": round(alignment.residual, 6),
+        "overlap": round(alignment.overlap, 4),
+        "query_overlap": round(alignment.query_overlap, 4),
+        "agreement": round(alignment.agreement, 4),
+        "flipped": alignment.flipped,
+        "rotation": round(alignment.rotation, 2),
+        "scale": round(alignment.scale, 4),
+    }

@@ -1,0 +1,254 @@
+"""Edited copies lie on their originals; other pictures do not."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from picture_edits import EDITS, crop
+from PIL import Image, ImageDraw, ImageFilter
+
+from index import sources
+from index.geometry import (
+    LONGEST,
+    Alignment,
+    Features,
+    NoAlignment,
+    align,
+    features,
+    is_copy,
+)
+
+Pixels = NDArray[np.uint8]
+SURE_EDITS = [
+    "JPEG, quality 10", "a third of the size", "noise", "grey", "colours changed", "mirrored",
+    "stretched to twice a side", "turned by quarters", "rotated by 10 to 40 degrees",
+    "crop to 50 % of the area", "crop to 30 % of the area", "banner over 20 %", "text over it",
+    "screenshot", "half of a collage",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs() -> list[Image.Image]:
+    """A dozen of the demonstration photographs, each of another scene."""
+    files = list(sources.scan("demo/photographs"))[::17]
+    return [Image.open(io.BytesIO(file.read())).convert("RGB") for file in files]
+
+
+@pytest.fixture(scope="module")
+def originals(photographs: list[Image.Image]) -> list[Features]:
+    return [features(np.asarray(photograph)) for photograph in photographs]
+
+
+def aligned(outcome: Alignment | NoAlignment) -> Alignment:
+    assert isinstance(outcome, Alignment), outcome
+    return outcome
+
+
+def moved(outcome: Alignment, x: float, y: float) -> tuple[float, float]:
+    """Where a point of the query, in shares of its sides, lies on the candidate."""
+    u, v, w = np.reshape(outcome.transform, (3, 3)) @ (x, y, 1)
+    return u / w, v / w
+
+
+@pytest.mark.parametrize("name", SURE_EDITS)
+def test_an_edited_copy_is_confirmed_and_other_pictures_are_not(
+    name: str, photographs: list[Image.Image], originals: list[Features]
+) -> None:
+    chance = np.random.default_rng(0)
+    for number in (0, 4, 8):
+        other = photographs[number - 1]
+        data = EDITS[name].file(photographs[number], other, chance)
+        query = features(np.asarray(Image.open(io.BytesIO(data))))
+        verdicts = [is_copy(align(query, original)) for original in originals]
+        verdicts[number - 1] = False  # a collage shows it, too
+        assert [row for row, same in enumerate(verdicts) if same] == [number]
+
+
+def test_evidence_says_what_was_done(
+    photographs: list[Image.Image], originals: list[Features]
+) -> None:
+    """Mirrored, turned clockwise by 90 degrees, halved in size, and cut down to a part."""
+    part = photographs[0].crop((96, 48, 288, 144))  # the middle half of each side
+    edited = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT).transpose(
+        Image.Transpose.ROTATE_90  # Pillow's turns are anticlockwise
+    )
+    edited = edited.resize((edited.width * 3 // 4, edited.height * 3 // 4))
+    found = aligned(align(features(np.asarray(edited)), originals[0]))
+    assert is_copy(found)
+    assert found.flipped
+    assert found.upright
+    # Mirroring turns the turn about: what must be undone is a quarter, anticlockwise in between.
+    assert abs(found.rotation) == pytest.approx(90, abs=1)
+    assert found.scale == pytest.approx(4 / 3, rel=0.02)
+    assert found.overlap == pytest.approx(0.25, abs=0.01)
+    assert found.query_overlap == pytest.approx(1, abs=0.01)
+    assert found.agreement > 0.95
+    corners = {
+        (round(4 * u), round(4 * v))
+        for u, v in (moved(found, x, y) for x in (0, 1) for y in (0, 1))
+    }
+    assert corners == {(1, 1), (3, 1), (1, 3), (3, 3)}
+
+
+@pytest.mark.parametrize("degrees", [-60, 7, 30])
+def test_rotation_is_what_turns_the_query_onto_the_candidate(
+    degrees: float, photographs: list[Image.Image], originals: list[Features]
+) -> None:
+    """A picture that was turned anticlockwise is turned back clockwise."""
+    turned = photographs[1].rotate(degrees, Image.Resampling.BICUBIC, expand=True)
+    found = aligned(align(features(np.asarray(turned)), originals[1]))
+    assert found.rotation == pytest.approx(degrees, abs=0.5)
+    assert not found.upright
+    assert not found.flipped
+    assert moved(found, 0.5, 0.5) == pytest.approx((0.5, 0.5), abs=0.01)
+
+
+def test_transforms_are_in_shares_whatever_the_sizes(photographs: list[Image.Image]) -> None:
+    large = photographs[2].resize((1600, 800), Image.Resampling.BICUBIC)
+    small = photographs[2].resize((300, 150))
+    found = aligned(align(features(np.asarray(large)), features(np.asarray(small))))
+    assert np.array(found.transform) == pytest.approx(np.eye(3).ravel(), abs=0.01)
+    assert found.scale == pytest.approx(300 / 1600, rel=0.01)
+    assert found.overlap == pytest.approx(1, abs=0.02)
+
+
+def test_which_of_the_two_asks_makes_no_difference(photographs: list[Image.Image]) -> None:
+    chance = np.random.default_rng(3)
+    whole = photographs[3]
+    part = crop(0.4)(whole, whole, chance)
+    a, b = (features(np.asarray(picture)) for picture in (part, whole))
+    there, back = aligned(align(a, b)), aligned(align(b, a))
+    assert is_copy(there)
+    assert is_copy(back)
+    assert there.scale == pytest.approx(1 / back.scale, rel=0.01)
+    assert there.overlap == pytest.approx(back.query_overlap, abs=0.01)
+    assert moved(back, *moved(there, 0.2, 0.7)) == pytest.approx((0.2, 0.7), abs=0.01)
+
+
+def test_two_parts_of_one_picture_are_recognised(photographs: list[Image.Image]) -> None:
+    whole = photographs[0]
+    left, right = whole.crop((0, 0, 280, 192)), whole.crop((80, 0, 384, 192))
+    found = aligned(align(features(np.asarray(left)), features(np.asarray(right))))
+    assert found.containment < 0.9
+    assert is_copy(found)
+
+
+def test_a_shared_label_is_not_a_shared_picture(photographs: list[Image.Image]) -> None:
+    """The same sticker, in the same place, on two different pictures aligns and is no copy."""
+    sticker = photographs[5].resize((150, 110))
+    pair = []
+    for photograph in (photographs[6], photographs[7]):
+        labelled = photograph.copy()
+        labelled.paste(sticker, (120, 40))
+        pair.append(features(np.asarray(labelled)))
+    found = aligned(align(*pair))
+    assert found.inliers >= 10
+    assert found.agreement < 0.45
+    assert not is_copy(found)
+
+
+def test_a_camera_that_moved_is_not_an_edit(photographs: list[Image.Image]) -> None:
+    """Near things move further than far ones: no homography lays both on each other."""
+    far, near = photographs[8], photographs[9].resize((384, 192))
+    mask = Image.new("L", far.size)
+    for left in range(20, 384, 120):
+        ImageDraw.Draw(mask).rectangle((left, 60, left + 60, 190), fill=255)
+    views = []
+    for parallax in (0, 14):
+        view = far.copy()
+        view.paste(
+            near.crop((0, 0, 384 - parallax, 192)),
+            (parallax, 0),
+            mask.crop((0, 0, 384 - parallax, 192)),
+        )
+        views.append(features(np.asarray(view)))
+    found = aligned(align(*views))
+    assert found.inliers >= 20
+    assert not is_copy(found)
+
+
+def test_mirrored_features_are_those_of_the_mirrored_picture(
+    photographs: list[Image.Image],
+) -> None:
+    pixels = np.asarray(photographs[0])
+    made = features(pixels).mirrored()
+    found = features(np.ascontiguousarray(pixels[:, ::-1]))
+    assert np.array_equal(made.grey, found.grey)
+    distance = np.abs(made.points[:, None] - found.points[None, :])
+    unit = [each.descriptors / np.linalg.norm(each.descriptors * 1.0, axis=1)[:, None]
+            for each in (made, found)]  # fmt: skip
+    alike = np.where(distance < 0.5, unit[0] @ unit[1].T, -1).max(axis=1)
+    assert np.mean(alike > 0.98) > 0.8
+    again = made.mirrored()
+    assert np.array_equal(again.descriptors, features(pixels).descriptors)
+
+
+@given(
+    width=st.integers(1, 60),
+    height=st.integers(1, 60),
+    seed=st.one_of(st.none(), st.integers(0, 9)),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_picture_has_features_and_lies_on_any_other(
+    width: int, height: int, seed: int | None
+) -> None:
+    """Small, narrow, plain or noisy: an answer, and never that strangers are copies."""
+    if seed is None:
+        pixels = np.full((height, width, 3), 200, np.uint8)
+    else:
+        pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    stranger = np.random.default_rng(99).integers(0, 256, (48, 64, 3), np.uint8)
+    found = features(pixels)
+    assert found.descriptors.shape == (len(found.points), 128)
+    assert not is_copy(align(found, features(stranger)))
+    assert not is_copy(align(features(stranger), found))
+
+
+def test_long_and_narrow_pictures_keep_a_side() -> None:
+    found = features(np.zeros((4000, 3, 3), np.uint8))
+    assert found.grey.shape == (LONGEST, 1)
+    assert (found.width, found.height) == (3, 4000)
+    assert isinstance(align(found, found), NoAlignment)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((0, 8, 3), np.uint8),
+    ],
+)
+def test_what_is_no_picture_is_refused(pixels: Pixels) -> None:
+    with pytest.raises(ValueError, match="expected uint8"):
+        features(pixels)
+
+
+def test_a_plain_picture_lies_on_nothing(originals: list[Features]) -> None:
+    plain = features(np.full((192, 384, 3), 90, np.uint8))
+    outcome = align(plain, originals[0])
+    assert isinstance(outcome, NoAlignment)
+    assert "local features" in outcome.reason
+
+
+def test_the_same_pair_always_gives_the_same_answer(
+    photographs: list[Image.Image], originals: list[Features]
+) -> None:
+    blurred = np.asarray(photographs[0].filter(ImageFilter.GaussianBlur(2)))
+    first = align(features(blurred), originals[0])
+    assert first == align(features(blurred), features(np.asarray(photographs[0])))
+    assert all(math.isfinite(value) for value in aligned(first).transform)
+
+
+def test_opencv_is_loaded_by_those_who_verify_alone() -> None:
+    script = "import sys, index.geometry; sys.exit('cv2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

@@ -1,0 +1,72 @@
+"""Agreement counts texture that is the same, whatever was done to its colours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from index.overlay import agreement, shares_of_overlap
+
+HERE = np.eye(3)
+
+
+def texture(seed: int, side: int = 192) -> NDArray[np.uint8]:
+    """Grey patches of about ten pixels, all over."""
+    coarse = np.random.default_rng(seed).integers(40, 216, (20, 20), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def test_a_picture_agrees_with_itself_and_not_with_another() -> None:
+    assert agreement(texture(0), texture(0), HERE) == 1
+    assert agreement(texture(0), texture(1), HERE) < 0.1
+
+
+@settings(deadline=None)  # the first example loads OpenCV
+@given(gain=st.floats(0.3, 1.0), bias=st.integers(0, 60))
+def test_brightness_and_contrast_do_not_matter(gain: float, bias: int) -> None:
+    changed = np.clip(gain * texture(2) + bias, 0, 255).astype(np.uint8)
+    assert agreement(changed, texture(2), HERE) > 0.9
+
+
+@settings(deadline=None)
+@given(share=st.sampled_from([0.25, 0.5, 0.75]))
+def test_what_is_covered_does_not_agree(share: float) -> None:
+    for cover in (texture(4), np.full((192, 192), 128, np.uint8)):
+        covered = texture(3).copy()
+        rows = round(share * 192)
+        covered[:rows] = cover[:rows]
+        assert agreement(covered, texture(3), HERE) == pytest.approx(1 - share, abs=0.09)
+
+
+def test_a_misplaced_picture_does_not_agree() -> None:
+    off = np.array([(1.0, 0, 12), (0, 1, 12), (0, 0, 1)])
+    assert agreement(texture(5), texture(5), off) < 0.2
+
+
+def test_plain_parts_say_nothing() -> None:
+    half = texture(6).copy()
+    half[96:] = 100
+    noisy = half.copy()
+    noisy[96:] = 180
+    assert agreement(half, noisy, HERE) > 0.85
+    plain = np.full((192, 192), 100, np.uint8)
+    assert agreement(plain, plain, HERE) == 0
+
+
+def test_another_size_agrees_where_the_matrix_says_so() -> None:
+    large, small = texture(7, 384), texture(7, 128)
+    assert agreement(large, small, np.diag([1 / 3, 1 / 3, 1])) == 1
+    assert agreement(small, large, np.diag([3.0, 3.0, 1])) == 1
+
+
+def test_overlaps_are_shares_of_each_picture() -> None:
+    quarter = np.diag([0.5, 0.5, 1])
+    assert shares_of_overlap((100, 100), (100, 100), quarter) == pytest.approx((0.25, 1))
+    moved = np.array([(1.0, 0, 50), (0, 1, 0), (0, 0, 1)])
+    assert shares_of_overlap((100, 100), (100, 100), moved) == pytest.approx((0.5, 0.5))
+    away = np.array([(1.0, 0, 500), (0, 1, 0), (0, 0, 1)])
+    assert shares_of_overlap((100, 100), (100, 100), away) == (0, 0)
