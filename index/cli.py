@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, look at it, check, calibrate, list duplicates.
+"""``kindred-index``: build a collection of images, look at it, check, calibrate, tidy it up.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -25,15 +25,22 @@ from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import Progress, Report, Settings, build
 from index.calibrate import CalibrationSettings
 from index.collection import Catalog, Collection, Group
+from index.deeds import CERTAIN, Wish
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
 from index.errors import KindredError
 from index.image import DEFAULT_MAX_PIXELS
+from index.journal import DEEDS
+from index.matching import TIERS
+from index.policies import DEFAULT_POLICY, POLICIES, Policy
+from index.report import Terms, printable, write_csv, write_html
+from index.tidy import tidy, undo_all
 
 DONE: Final = 0
 LEFT_OUT: Final = 1
 REFUSED: Final = 2
 
 _GROUPS_AT_A_TIME: Final = 1000
+_BAR_SECONDS: Final = 0.2 if sys.stderr.isatty() else 30.0  # elsewhere, seldom
 
 
 class Refused(Exception):
@@ -132,6 +139,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     strictness.add_argument(
         "--threshold", type=float, metavar="SCORE", help="the least copy score itself"
+    )
+    command.add_argument(
+        "--keep",
+        choices=POLICIES,
+        default=DEFAULT_POLICY,
+        help="which image of a group to keep (default: the one with the most %(default)s)",
+    )
+    command.add_argument(
+        "--verify",
+        action="store_true",
+        help="give every match a second look, unless bytes or pixels are equal",
+    )
+    command.add_argument(
+        "--report", type=Path, metavar="FILE", help="write a page with all pictures, one HTML file"
+    )
+    command.add_argument(
+        "--report-groups",
+        type=_positive,
+        default=500,
+        metavar="N",
+        help="groups on that page, those that win the most bytes (default: %(default)s)",
+    )
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write a table, a row an image")
+    command.add_argument(
+        "--apply",
+        choices=DEEDS,
+        metavar="DEED",
+        help="move, link or delete the files that are not kept; says what it would do, and does "
+        "it only with --yes. link puts a hard link to the kept file in their place",
+    )
+    command.add_argument("--to", type=Path, metavar="DIR", help="where --apply move puts files")
+    command.add_argument(
+        "--tiers",
+        default=",".join(CERTAIN),
+        metavar="TIER,...",
+        help=f"what --apply acts upon, of {', '.join(TIERS)} (default: %(default)s)",
+    )
+    command.add_argument("--yes", action="store_true", help="do it")
+
+    command = _add(commands, "undo", _undo, "bring back the files that duplicates --apply moved")
+    command.add_argument(
+        "journal", metavar="JOURNAL", type=Path, help="the file that --apply named"
     )
     return parser
 
@@ -276,9 +325,7 @@ class _Bar:
     """A progress bar with rate and time left; on something other than a terminal, seldom."""
 
     def __init__(self, name: str) -> None:
-        self._bar: tqdm[Any] = tqdm(
-            desc=name, unit=" images", mininterval=0.2 if sys.stderr.isatty() else 30.0
-        )
+        self._bar: tqdm[Any] = tqdm(desc=name, unit=" images", mininterval=_BAR_SECONDS)
 
     def show(self, progress: Progress) -> None:
         self._bar.total = progress.total
@@ -352,7 +399,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             desc=options.collection,
             unit=" images",
             total=min(settings.sample, collection.count()["present"]),
-            mininterval=0.2 if sys.stderr.isatty() else 30.0,
+            mininterval=_BAR_SECONDS,
         ) as bar,
     ):
         measured = collection.calibrate(
@@ -378,20 +425,44 @@ def _advance(bar: tqdm[Any]) -> None:
 
 
 def _duplicates(options: argparse.Namespace) -> int:
+    wish, tidied, status = _wish(options), None, DONE
+    for option, path in (("--report", options.report), ("--csv", options.csv)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise Refused(f"{option}: there is no folder {path.absolute().parent}")
     with Catalog(options.data).open(options.collection) as collection:
         threshold = _threshold(options, collection)
         rate = collection.calibration.rate_at(threshold)
-        groups = list(_all_groups(collection, threshold))
-    for group in groups:
-        print(f"keep {group.keep.id}: {group.keep.reason}")
-        for match in group.matches:
-            print(f"     {match.id} ({match.tier}, score {match.score:.3f})")
-    images = sum(len(group.images) for group in groups)
-    spare = images - len(groups)
-    print(
-        f"{options.collection}: {len(groups):,} groups of {images:,} images, "
-        f"{spare:,} to spare, at copy score {threshold:.3f} (false match rate {rate:g})"
-    )
+        groups = list(_all_groups(collection, threshold, options.keep))
+        if options.verify:
+            groups = [collection.look_again(group) for group in _shown(groups, "second look")]
+        images = sum(len(group.images) for group in groups)
+        print(
+            *map(_group_text, groups),
+            f"{options.collection}: {len(groups):,} groups of {images:,} images, "
+            f"{images - len(groups):,} to spare, at copy score {threshold:.3f} (false match rate "
+            f"{rate:g})",
+            sep="\n",
+        )
+        if options.csv:
+            write_csv(options.csv, groups)
+        if options.report:
+            terms = Terms(
+                options.collection, collection.count()["present"], threshold, rate, options.keep
+            )
+            write_html(
+                options.report,
+                groups,
+                terms,
+                collection.read,
+                limit=options.report_groups,
+                progress=lambda shown: _shown(shown, "report"),
+            )
+        if wish is not None:
+            with _stoppable() as stop:
+                tidied = tidy(collection, groups, wish, _print, yes=options.yes, stop=stop)
+            status = LEFT_OUT if tidied.left_alone else DONE
+            if stop.is_set():
+                status = 128 + stop.signal
     if options.json:
         _print_json(
             {
@@ -407,9 +478,45 @@ def _duplicates(options: argparse.Namespace) -> int:
                     }
                     for group in groups
                 ],
+                **({} if tidied is None else {"applied": tidied.as_json()}),
             }
         )
-    return DONE
+    return status
+
+
+def _shown(groups: Sequence[Group], work: str) -> Iterator[Group]:
+    """The groups one by one, with a bar of how many are done."""
+    return iter(tqdm(groups, work, unit=" groups", mininterval=_BAR_SECONDS))
+
+
+def _group_text(group: Group) -> str:
+    lines = [f"keep {printable(group.keep.id)}: {group.keep.reason}"]
+    for match in group.matches:
+        look = match.evidence.get("verified")
+        verified = "" if look is None else ", verified" if look else ", not verified"
+        lines.append(
+            f"     {printable(match.id)} ({match.tier}, score {match.score:.3f}{verified})"
+        )
+    return "\n".join(lines)
+
+
+def _wish(options: argparse.Namespace) -> Wish | None:
+    if options.apply is None:
+        if options.yes or options.to:
+            raise Refused("--yes and --to go with --apply")
+        return None
+    try:
+        return Wish(options.apply, tuple(options.tiers.split(",")), options.to)
+    except ValueError as error:
+        raise Refused(f"--apply: {error}") from error
+
+
+def _undo(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        undone = undo_all(collection, options.journal, _print)
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(undone)})
+    return LEFT_OUT if undone.left_alone else DONE
 
 
 def _threshold(options: argparse.Namespace, collection: Collection) -> float:
@@ -424,11 +531,11 @@ def _threshold(options: argparse.Namespace, collection: Collection) -> float:
         raise Refused(f"--max-false-match-rate: {error}") from error
 
 
-def _all_groups(collection: Collection, threshold: float) -> Iterator[Group]:
+def _all_groups(collection: Collection, threshold: float, policy: Policy) -> Iterator[Group]:
     cursor = None
     while True:
         page = collection.duplicate_groups(
-            threshold=threshold, limit=_GROUPS_AT_A_TIME, cursor=cursor
+            threshold=threshold, limit=_GROUPS_AT_A_TIME, cursor=cursor, policy=policy
         )
         yield from page.groups
         if (cursor := page.next_cursor) is None:
@@ -441,6 +548,10 @@ def _size_bytes(folder: Path) -> int:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # what was done is told, even if the next moment is the last
 
 
 def _print_json(value: object) -> None:

@@ -12,7 +12,7 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
@@ -34,6 +34,7 @@ from index.duplicates import (
     describe_group,
     find_stars,
     first_of_kind,
+    look_again,
 )
 from index.encoder import Encoder, Encoding
 from index.errors import (
@@ -52,6 +53,7 @@ from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
 from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
+from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
 from index.store import Store
 from index.transactions import Snapshot
@@ -272,6 +274,15 @@ class Collection:
             item = transaction.delete(id)
         self._drop_blob(item.source)
 
+    def mark_gone(self, items: Iterable[Item]) -> None:
+        """Note that the files of these are not there any more, until a build finds them again."""
+        sources_of = {item.id: item.source for item in items}
+        with self.store.write() as transaction:
+            present = transaction.items_of(transaction.keys_of(sources_of))
+            # What was put in the place of one meanwhile is another file.
+            keys = [key for key, item in present.items() if item.source == sources_of[item.id]]
+            transaction.mark_gone(keys)
+
     def read(self, id: str) -> bytes:
         """The bytes of the image file, as they were indexed.
 
@@ -395,27 +406,37 @@ class Collection:
                     transaction.set_verdict(one.sha256, other.sha256, verdict)
 
     def duplicate_groups(
-        self, *, threshold: float, limit: int = 100, cursor: str | None = None
+        self,
+        *,
+        threshold: float,
+        limit: int = 100,
+        cursor: str | None = None,
+        policy: Policy = DEFAULT_POLICY,
     ) -> Page:
         """Groups of images that are copies of each other, in the order of the groups' ids.
 
         The score of a pair is its cosine less the larger of its two offsets. Each member of a
         group matches the one to keep directly; so chains of look-alikes do not merge. The groups
-        do not depend on the order in which images came.
+        do not depend on the order in which images came. ``policy`` says which one to keep.
         """
         with self.store.read() as snapshot:
-            moment, verdicts = (snapshot.version(), threshold), snapshot.verdicts()
+            moment, verdicts = (snapshot.version(), threshold, policy), snapshot.verdicts()
             known = self._stars
             if known is None or known[0] != moment:
-                known = self._stars = (moment, find_stars(snapshot.present(), threshold, verdicts))
+                found = find_stars(snapshot.present(), threshold, verdicts, policy)
+                known = self._stars = (moment, found)
             stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
         calibration = self.calibration
         groups = tuple(
-            describe_group(star, items, calibration, verdicts) for star in stars[:limit]
+            describe_group(star, items, calibration, verdicts, policy) for star in stars[:limit]
         )
         return Page(groups, groups[-1].id if len(stars) > limit else None)
+
+    def look_again(self, group: Group) -> Group:
+        """The group with a second look's evidence; see ``index.duplicates.look_again``."""
+        return look_again(group, self._verifier)
 
     # The indexes
 

@@ -2,7 +2,7 @@
 
 Groups are stars: one image to keep, and images that match it directly. So a chain of look-alikes,
 each near the next, does not merge into one group. Images are visited in an order of their own
-(most pixels, then most bytes, then id), so the groups do not depend on the order of arrival.
+(``index.policies``), so the groups do not depend on the order of arrival.
 
 Shapes: N images, K dimensions of the descriptor.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 
 from index.artifact import Calibration
 from index.encoder import Encoding
+from index.errors import KindredError
 from index.fingerprint import BITS, hamming
+from index.geometry import is_copy
 from index.matching import (
     PERCEPTUAL_DISTANCE,
     Match,
@@ -30,10 +32,13 @@ from index.matching import (
     equal_match,
     perceptual_match,
 )
+from index.policies import DEFAULT_POLICY, Order, Policy, Traits, order, reason
 from index.records import Chunk, Item
 from index.vectors import Floats
 from index.verdicts import Verdicts
+from index.verification import Verifier, evidence
 
+Place = tuple[Order, int]
 Rows = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
@@ -96,15 +101,18 @@ class Star:
 
 
 def find_stars(
-    chunks: Iterable[Chunk], threshold: float, verdicts: Verdicts | None = None
+    chunks: Iterable[Chunk],
+    threshold: float,
+    verdicts: Verdicts | None = None,
+    policy: Policy = DEFAULT_POLICY,
 ) -> list[Star]:
     """Group what is present, by rising id of the groups.
 
     A pair matches if its bytes or its pixels are equal, if its perceptual hashes are near, if its
     cosine less the larger of its two offsets is at least ``threshold``, or if people said so. What
-    people called different is never in one group.
+    people called different is never in one group. The centre of each is what the policy keeps.
     """
-    images = _Images.gather(chunks)
+    images = _Images.gather(chunks, policy)
     stars = []
     verdicts = verdicts or Verdicts()
     matching, apart = _other_matches(images, verdicts), images.rows_of_pairs(verdicts.different)
@@ -134,13 +142,43 @@ def describe_group(
     items: Mapping[int, Item],
     calibration: Calibration,
     verdicts: Verdicts | None = None,
+    policy: Policy = DEFAULT_POLICY,
 ) -> Group:
-    """A star as people see it; ``items`` has all of its keys."""
+    """A star as people see it; ``items`` has all of its keys, ``policy`` is the one it goes by."""
     keep = items[star.centre]
     decided = (verdicts or Verdicts()).same_as(keep.sha256)
     matches = [pair_match(keep, items[link.key], link, calibration, decided) for link in star.links]
     others = [items[link.key] for link in star.links]
-    return Group(star.id, (keep, *others), Keep(keep.id, _reason(keep, others)), tuple(matches))
+    return Group(
+        star.id, (keep, *others), Keep(keep.id, reason(policy, keep, others)), tuple(matches)
+    )
+
+
+def look_again(group: Group, verifier: Verifier) -> Group:
+    """The group with evidence of how each picture lies on the one to keep.
+
+    ``verified`` in the evidence says whether the pixels are a copy's; it is false, with a
+    ``reason``, where a file cannot be read. Equal bytes and pixels need no second look.
+    """
+    keep, *others = group.images
+    matches = (
+        match if match.tier in ("exact", "pixels") else _looked_at(match, keep, item, verifier)
+        for item, match in zip(others, group.matches, strict=True)
+    )
+    return replace(group, matches=tuple(matches))
+
+
+def _looked_at(match: Match, keep: Item, item: Item, verifier: Verifier) -> Match:
+    seen: dict[str, Any]
+    try:
+        alignment = verifier.align(verifier.features(keep), item)
+    except KindredError as error:
+        seen = {"verified": False, "reason": str(error)}
+    else:
+        seen = {"verified": True, **evidence(alignment)} if is_copy(alignment) else {
+            "verified": False, "reason": "the pictures do not lie on each other as a copy's would"
+        }  # fmt: skip
+    return replace(match, evidence={**match.evidence, **seen})
 
 
 def pair_match(
@@ -157,16 +195,6 @@ def pair_match(
     else:
         match = descriptor_match(item, link.cosine, link.offset, calibration)
     return decided_match(match) if item.sha256 in decided else match
-
-
-def _reason(keep: Item, others: Sequence[Item]) -> str:
-    """What sets the one to keep apart from the rest of its group."""
-    if keep.width * keep.height > max(item.width * item.height for item in others):
-        return f"most pixels ({keep.width} × {keep.height})"
-    rivals = [item for item in others if item.width * item.height == keep.width * keep.height]
-    if keep.size_bytes > max(item.size_bytes for item in rivals):
-        return f"largest file ({keep.size_bytes:,} bytes) of those with the most pixels"
-    return "first by id of those with the most pixels and the largest file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,30 +214,33 @@ class _Images:
     offsets: Doubles
 
     @classmethod
-    def gather(cls, chunks: Iterable[Chunk]) -> _Images:
+    def gather(cls, chunks: Iterable[Chunk], policy: Policy) -> _Images:
         ids: dict[int, str] = {}
         parts: list[Encoding] = []
-        order: list[tuple[int, int, str, int]] = []
+        places: list[Place] = []
         digests: list[tuple[str, str]] = []
         hashes: list[bytes] = []
         for chunk in chunks:
             keys = chunk.keys.tolist()
-            columns = ((-chunk.pixels).tolist(), (-chunk.size_bytes).tolist(), chunk.ids, keys)
-            order += zip(*columns, strict=True)
+            pixels, sizes, times = (
+                column.tolist() for column in (chunk.pixels, chunk.size_bytes, chunk.mtimes_ns)
+            )
+            columns = zip(chunk.ids, pixels, sizes, times, chunk.formats, keys, strict=True)
+            places += ((order(policy, Traits(*traits)), key) for *traits, key in columns)
             digests += zip(chunk.sha256s, chunk.pixel_sha256s, strict=True)
             hashes += chunk.hashes
             ids.update(zip(keys, chunk.ids, strict=True))
             parts.append(chunk.encoding)
         if not parts:
             return cls([], {}, {}, [], np.empty((0, 0), np.float32), np.empty(0))
-        groups = sorted(sorted(twins) for twins in _twins(order, digests))
+        groups = sorted(sorted(twins) for twins in _twins(places, digests))
         leaders = [twins[0][-1] for twins in groups]
         row_of = {
-            digests[number][0]: row for row, twins in enumerate(groups) for *_, number in twins
+            digests[number][0]: row for row, twins in enumerate(groups) for _, number in twins
         }
         encoding = Encoding.concatenate(parts)
         return cls(
-            [[order[number][-1] for *_, number in twins] for twins in groups],
+            [[places[number][1] for _, number in twins] for twins in groups],
             ids,
             row_of,
             [hashes[number] for number in leaders],
@@ -227,9 +258,7 @@ class _Images:
         return found
 
 
-def _twins(
-    order: Sequence[tuple[int, int, str, int]], digests: Sequence[tuple[str, str]]
-) -> Iterable[list[tuple[int, int, str, int]]]:
+def _twins(places: Sequence[Place], digests: Sequence[tuple[str, str]]) -> Iterable[list[Place]]:
     """The numbers of images that share their bytes or their pixels, each with its place in line."""
     first: dict[str, int] = {}
     leader = list(range(len(digests)))
@@ -243,9 +272,9 @@ def _twins(
         for digest in (sha256, f"pixels {pixels}" if pixels else ""):
             if digest:
                 leader[root(number)] = root(first.setdefault(digest, number))
-    classes: dict[int, list[tuple[int, int, str, int]]] = defaultdict(list)
-    for number, (fewer_pixels, fewer_bytes, name, _) in enumerate(order):
-        classes[root(number)].append((fewer_pixels, fewer_bytes, name, number))
+    classes: dict[int, list[Place]] = defaultdict(list)
+    for number, (place, _) in enumerate(places):
+        classes[root(number)].append((place, number))
     return classes.values()
 
 

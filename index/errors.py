@@ -8,6 +8,7 @@
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
+    │                       DeedRefused · JournalError
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -109,6 +110,14 @@ class InvalidVerdict(CollectionError):
 
 class TooFewImages(CollectionError):
     """A collection is too small to measure on it what was asked for."""
+
+
+class DeedRefused(CollectionError):
+    """A file is left as it is: what was asked for could lose something, or cannot be done."""
+
+
+class JournalError(CollectionError):
+    """A file is no journal of deeds, is damaged before its end, or cannot be written."""
 
 
 class TrainingError(KindredError):

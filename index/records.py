@@ -28,17 +28,21 @@ class Item:
 
     ``width`` and ``height`` (pixels, upright) are 0, ``format`` and ``sha256`` empty where the
     image could never be read; ``reason`` then says why. ``source`` is the locator of its bytes,
-    ``blob:<sha256>`` where the collection keeps them. ``updated_at`` is ISO 8601 in UTC.
-    ``pixel_sha256`` and ``perceptual_hash`` are those of ``index.fingerprint``.
+    ``blob:<sha256>`` where the collection keeps them, and ``root`` the beginning that all locators
+    of its source share, None of an upload. ``mtime_ns`` is when the file was last changed, in
+    nanoseconds since 1970, 0 of an upload; ``updated_at`` is ISO 8601 in UTC. ``pixel_sha256`` and
+    ``perceptual_hash`` are those of ``index.fingerprint``.
     """
 
     id: str
     state: State
+    root: str | None
     source: str
     sha256: str
     pixel_sha256: str
     perceptual_hash: bytes
     size_bytes: int
+    mtime_ns: int
     width: int
     height: int
     format: str
@@ -105,8 +109,8 @@ class Generation:
 class Chunk:
     """N present items in order of their keys, with all that tells them apart.
 
-    ``keys``, ``pixels`` (width times height) and ``size_bytes`` are int64 (N,); ``hashes`` are
-    perceptual ones.
+    ``keys``, ``pixels`` (width times height), ``size_bytes`` and ``mtimes_ns`` are int64 (N,);
+    ``hashes`` are perceptual ones.
     """
 
     keys: Keys
@@ -116,6 +120,8 @@ class Chunk:
     hashes: list[bytes]
     pixels: NDArray[np.int64]
     size_bytes: NDArray[np.int64]
+    mtimes_ns: NDArray[np.int64]
+    formats: list[str]
     encoding: Encoding
 
 

@@ -145,6 +145,18 @@ def read(locator: str) -> bytes:
     )
 
 
+def path_of(locator: str) -> Path:
+    """The file that a locator of a folder's item leads to; a folder's own, of its prefix.
+
+    Raises:
+        SourceUnreadable: the locator leads into an archive, or is none.
+    """
+    kind, _, place = locator.partition(":")
+    if kind != "file":
+        raise SourceUnreadable(f"{locator!r} is no file of a folder, expected file: and a path")
+    return Path(_unescape(place))
+
+
 def _recognise(source: str | Path) -> tuple[Kind, Path, list[Path]]:
     """The kind of a source, its absolute path, and its shards (none for a folder of images)."""
     # Links keep the name that they were given by, unlike with resolve().

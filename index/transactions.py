@@ -32,8 +32,8 @@ FLOAT: Final = np.dtype("<f4")
 
 _ROWS_AT_A_TIME: Final = 2048
 _ITEM_COLUMNS: Final = (
-    "id, state, source, sha256, pixel_sha256, perceptual, size_bytes, width, height, format,"
-    " metadata, reason, updated_at"
+    "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
+    " height, format, metadata, reason, updated_at"
 )
 _STORED: Final = (
     "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
@@ -221,7 +221,7 @@ class Snapshot:
         """Everything that is present, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
-            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual"
+            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
@@ -233,6 +233,8 @@ class Snapshot:
                 hashes=[row[9] for row in rows],
                 pixels=np.array([row[6] for row in rows], np.int64),
                 size_bytes=np.array([row[7] for row in rows], np.int64),
+                mtimes_ns=np.array([row[10] for row in rows], np.int64),
+                formats=[row[11] for row in rows],
                 encoding=_encoding(rows),
             )
 

@@ -21,6 +21,7 @@ from pydantic import (
 from index import filters
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.errors import InvalidFilter
+from index.policies import DEFAULT_POLICY, Policy
 from index.verdicts import Verdict
 
 MAX_EMBED_IMAGES: Final = 32
@@ -201,6 +202,12 @@ class GroupsQuery(Strictness):
     limit: int = Field(default=20, ge=1, le=200, description="How many groups at most.")
     cursor: str | None = Field(
         default=None, description="`next_cursor` of the page before; none for the first page."
+    )
+    keep: Policy = Field(
+        default=DEFAULT_POLICY,
+        description="Which image of a group is suggested to be kept: the one of the most `pixels`, "
+        "of the largest file (`bytes`), saved without loss (`format`), of the `oldest` or `newest` "
+        "file, or of the shortest id (`shortest-path`). Every page of a listing needs the same.",
     )
 
 

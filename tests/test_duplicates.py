@@ -33,6 +33,8 @@ class Image:
     offset: float = 0.0
     pixel_sha256: str = ""
     hash: bytes = b""
+    mtime_ns: int = 0
+    format: str = "JPEG"
 
     @property
     def bytes_id(self) -> str:
@@ -51,6 +53,8 @@ def chunk(images: Sequence[Image], first_key: int = 1) -> Chunk:
         hashes=[image.hash for image in images],
         pixels=np.array([image.pixels for image in images], np.int64),
         size_bytes=np.array([image.size_bytes for image in images], np.int64),
+        mtimes_ns=np.array([image.mtime_ns for image in images], np.int64),
+        formats=[image.format for image in images],
         encoding=Encoding(vectors, vectors, offsets),
     )
 
@@ -185,14 +189,16 @@ def item(image: Image, width: int, height: int) -> Item:
     return Item(
         id=image.id,
         state="present",
+        root="file:/",
         source=f"file:/{image.id}",
         sha256=image.bytes_id,
         pixel_sha256=image.bytes_id,
         perceptual_hash=b"",
         size_bytes=image.size_bytes,
+        mtime_ns=image.mtime_ns,
         width=width,
         height=height,
-        format="JPEG",
+        format=image.format,
         metadata={},
         reason="",
         updated_at="2026-01-01T00:00:00Z",

@@ -130,7 +130,7 @@ def test_arguments_that_make_no_sense_are_refused(arguments: list[str]) -> None:
     assert end.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["build", "inspect", "verify", "duplicates"])
+@pytest.mark.parametrize("command", ["build", "inspect", "verify", "duplicates", "undo"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])

@@ -192,6 +192,34 @@ def test_groups_of_duplicates_come_page_by_page_with_one_to_keep(
     assert pages[0]["false_match_rate"] <= 0.001
 
 
+def test_the_one_to_keep_is_chosen_by_a_policy(service: TestClient) -> None:
+    service.put("/v1/collections/chosen", json={})
+    picture = patchwork(0)
+    upload(service, "chosen", "a longer name", jpeg(picture))
+    upload(service, "chosen", "small", jpeg(picture.resize((90, 60))))
+    route = "/v1/collections/chosen/duplicates"
+    for policy, keep in (("pixels", "a longer name"), ("shortest-path", "small")):
+        (group,) = service.get(route, params={"keep": policy}).json()["groups"]
+        assert group["keep"]["id"] == group["images"][0]["id"] == keep
+    answer = service.get(route, params={"keep": "beauty"})
+    assert answer.status_code == 422
+    assert "shortest-path" in answer.text
+
+
+def test_a_second_look_says_how_the_pictures_lie_on_each_other(
+    service: TestClient, photographs: list[Path]
+) -> None:
+    with Image.open(photographs[0]) as image:
+        part = image.crop((0, 0, image.width // 2, image.height)).convert("RGB")
+    answer = check(service, jpeg(part), threshold="2", verify="true")
+    (match,) = answer["matches"]
+    assert match["id"] == photographs[0].name
+    assert match["evidence"]["overlap"] == pytest.approx(0.5, abs=0.02)
+    assert len(match["evidence"]["transform"]) == 9
+    by_id = {"query": {"id": photographs[0].name}, "threshold": -2, "verify": True}
+    assert service.post(CHECK, json=by_id).json()["matches"] == []
+
+
 def test_a_verdict_is_kept_and_answers_go_by_it(
     tmp_path: Path, encoder_path: Path, photographs: list[Path]
 ) -> None:

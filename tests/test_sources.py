@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import SourceNotFound, SourceUnreadable
-from index.sources import SourceItem, count, locator_prefix, read, scan
+from index.sources import SourceItem, count, locator_prefix, path_of, read, scan
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -581,3 +581,17 @@ def test_any_text_for_a_locator_gives_bytes_or_a_named_error(text: str) -> None:
     for kind in ("file", "parquet", "tar"):
         with pytest.raises((SourceNotFound, SourceUnreadable)):
             read(f"{kind}:/nowhere/{text}#{text}")
+
+
+def test_a_folders_locator_leads_to_its_file_and_an_archives_to_none(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9 \xef\xbf\xbd.jpg")  # not UTF-8, and U+FFFD itself
+    write(tmp_path / "album", "a.jpg")
+    (tmp_path / "album" / name).write_bytes(b"")
+    assert {path_of(item.locator) for item in scan(tmp_path)} == {
+        tmp_path / "album" / "a.jpg",
+        tmp_path / "album" / name,
+    }
+    assert path_of(locator_prefix(tmp_path)) == tmp_path
+    for locator in ("tar:/a.tar#0+9", "parquet:/a.parquet#0", "blob:abc", ""):
+        with pytest.raises(SourceUnreadable, match="is no file of a folder"):
+            path_of(locator)
