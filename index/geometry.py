@@ -215,6 +215,11 @@ def align(query: Features, candidate: Features) -> Alignment | NoAlignment:
     return _compare(query.mirrored() if best.flipped else query, candidate, best)
 
 
+def is_blind(outcome: Alignment | NoAlignment) -> bool:
+    """Whether too little was found to say anything, for or against."""
+    return isinstance(outcome, NoAlignment) or outcome.inliers < LEAST_INLIERS
+
+
 def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
     """Whether one of the two pictures is an edited copy of (a part of) the other.
 
@@ -222,7 +227,7 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
     features are to where resampling alone would put them, the more of the picture may be covered
     by something else. Two parts of a third picture are recognised if neither was tilted.
     """
-    if isinstance(outcome, NoAlignment) or outcome.inliers < LEAST_INLIERS:
+    if isinstance(outcome, NoAlignment) or is_blind(outcome):
         return False
     if outcome.containment < LEAST_CONTAINMENT:
         return outcome.upright and outcome.agreement >= LEAST_AGREEMENT_OF_TWO_PARTS

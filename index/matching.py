@@ -23,7 +23,7 @@ from index.artifact import Calibration
 from index.encoder import Encoding
 from index.errors import ImageError, SourceError
 from index.fingerprint import BITS
-from index.geometry import Features, is_copy
+from index.geometry import Features, is_blind, is_copy
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
@@ -188,17 +188,23 @@ def decided_match(match: Match) -> Match:
 def _verified(
     match: Match, verifier: Verifier, query: Features, item: Item, *, sure: bool
 ) -> dict[str, Match]:
-    """The match by its id, if a second look confirms it; as it is, where there can be none."""
+    """The match by its id, if a second look confirms it; if it is sure, where there can be none."""
     try:
         alignment = verifier.align(query, item)
     except (SourceError, ImageError) as error:
-        unseen = {**match.evidence, "verified": False, "reason": str(error)}
-        return {item.id: replace(match, evidence=unseen)} if sure else {}
+        return {item.id: _unverified(match, str(error))} if sure else {}
     if not is_copy(alignment):
+        # Of pictures worn down to blocks or dots no local features are left, but the hash.
+        if match.tier == "perceptual" and is_blind(alignment):
+            return {item.id: _unverified(match, "too few local features are left to compare")}
         return {}
     seen = {**match.evidence, "verified": True, **evidence(alignment)}
     rate = min(match.false_match_rate, VERIFIED_RATE)
     return {item.id: replace(match, false_match_rate=rate, evidence=seen)}
+
+
+def _unverified(match: Match, reason: str) -> Match:
+    return replace(match, evidence={**match.evidence, "verified": False, "reason": reason})
 
 
 def _looked(match: Match, found: Found, looks: int) -> Match:

@@ -179,6 +179,20 @@ def test_second_look_refuses_what_only_scores_alike(
     assert collection.copies(replace(plain, features=look_at(data)), threshold=-2.0) == []
 
 
+def test_where_no_local_features_are_left_the_hash_stands_for_itself(
+    collection: Collection, encoder: Encoder, photographs: list[Path]
+) -> None:
+    """A picture in blocks, of which only the coarse lights and darks are the same."""
+    with Image.open(photographs[11]) as image:
+        width, height = image.size
+        blocks = image.convert("RGB").resize((width // 10, height // 10), Image.Resampling.BOX)
+    data = png(blocks.resize((width, height), Image.Resampling.NEAREST))
+    match = first(collection, replace(query(encoder, data), features=look_at(data)))
+    assert (match.id, match.tier) == (photographs[11].stem, "perceptual")
+    assert not match.evidence["verified"]
+    assert "too few local features" in match.evidence["reason"]
+
+
 def test_without_its_file_a_match_stands_as_it_is_and_says_so(
     tmp_path: Path, encoder: Encoder, photographs: list[Path], photograph: Image.Image
 ) -> None:

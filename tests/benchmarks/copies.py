@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,7 +32,7 @@ import imagehash
 import numpy as np
 import pdqhash
 from numpy.typing import NDArray
-from picture_edits import EDITS
+from picture_edits import EDITS, Edit
 from PIL import Image
 from tqdm import tqdm
 
@@ -165,16 +165,26 @@ def main() -> None:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
 
 
-def edit(known: Files, strangers: Files, others: Files, database: Files, queries: int) -> Lookups:
-    """Edited copies of known pictures, and of strangers a third as many."""
+def edit(
+    known: Files,
+    strangers: Files,
+    others: Files,
+    database: Files,
+    queries: int,
+    changes: Mapping[str, Edit] = EDITS,
+) -> Lookups:
+    """Edited copies of known pictures, and of strangers a third as many.
+
+    ``others`` are what edits show beside or over the picture.
+    """
     chance = np.random.default_rng(0)
     files, edits, shown = [], [], []
-    for name, change in tqdm(EDITS.items(), "editing", leave=False):
+    for name, change in tqdm(changes.items(), "editing", leave=False):
         for pool, count in ((known, queries), (strangers, queries // 3)):
             rows = chance.permutation(len(pool))[:count].tolist()
             for row in rows:
-                other = _open(others[int(chance.integers(len(others)))])
-                files.append(change.file(_open(pool[row]), other, chance))
+                other = open_image(others[int(chance.integers(len(others)))])
+                files.append(change.file(open_image(pool[row]), other, chance))
                 edits.append(name)
                 shown.append(pool[row])
     numbers = {data: number for number, data in enumerate(dict.fromkeys(database))}
@@ -187,11 +197,11 @@ def hashes(queries: Files, database: Files) -> list[Method]:
     """Perceptual hashes; the score is the Hamming distance below 0."""
 
     def phash(data: bytes) -> NDArray[np.bool_]:
-        bits: NDArray[np.bool_] = imagehash.phash(_open(data)).hash
+        bits: NDArray[np.bool_] = imagehash.phash(open_image(data)).hash
         return bits.ravel()
 
     def pdq(data: bytes) -> NDArray[np.bool_]:
-        bits, _ = pdqhash.compute(np.asarray(_open(data)))
+        bits, _ = pdqhash.compute(np.asarray(open_image(data)))
         return np.asarray(bits, bool)
 
     methods = []
@@ -270,7 +280,8 @@ def lite0_features() -> Callable[[Files], Floats]:
     return features
 
 
-def _open(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """RGB."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
