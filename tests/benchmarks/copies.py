@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,7 +125,8 @@ def main() -> None:
         others = [others[row] for row in np.random.default_rng(1).permutation(len(others))]
         background, strangers = others[:BACKGROUND], others[BACKGROUND:][:STRANGERS]
         database += others[BACKGROUND + STRANGERS :]
-    lookups = edit(known, strangers, others, database, arguments.queries)
+    shown = others[: BACKGROUND + STRANGERS]  # not in the database
+    lookups = edit(known, strangers, shown, database, arguments.queries)
     print(
         f"{len(lookups.files):,} lookups, {int(lookups.is_true_QB.any(1).sum()):,} of them copies, "
         f"among {len(database):,} pictures"
@@ -177,9 +179,9 @@ def edit(
 
     ``others`` are what edits show beside or over the picture.
     """
-    chance = np.random.default_rng(0)
     files, edits, shown = [], [], []
     for name, change in tqdm(changes.items(), "editing", leave=False):
+        chance = np.random.default_rng([0, zlib.crc32(name.encode())])  # whatever the others are
         for pool, count in ((known, queries), (strangers, queries // 3)):
             rows = chance.permutation(len(pool))[:count].tolist()
             for row in rows:

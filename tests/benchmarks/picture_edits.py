@@ -367,7 +367,9 @@ def _warp(image: Picture, source: Callable[[Points, Points], tuple[Points, Point
     """Each point from where ``source`` says, all as shares of the sides, in a fine mesh."""
     lines = np.linspace(0, 1, _MESH_CELLS + 1)
     x, y = source(*np.meshgrid(lines, lines))
-    at = np.stack((np.clip(x, 0, 1) * image.width, np.clip(y, 0, 1) * image.height), axis=2)
+    # What lies beyond the border repeats it; at the border itself nothing would be drawn.
+    last = np.array(image.size) - 1
+    at = np.clip(np.stack((x * image.width, y * image.height), axis=2), 0, last)
     columns, rows = np.rint(lines * image.width), np.rint(lines * image.height)
     mesh = []
     for i in range(_MESH_CELLS):
