@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import re
 import shutil
@@ -168,10 +169,39 @@ def test_is_the_same_shows_copies_and_how_sure(
     page.set_input_files("#file", mirrored)
     expect(page.locator("#query-name")).to_have_text("mirrored.jpg")
     match = pictures(page).filter(has_text=photographs[8].name)
-    expect(match.locator(".tier")).to_have_text("Likely a copy, mirrored")
-    expect(match).to_contain_text(re.compile(r"at most 1 in [\d,]+ by chance"))
+    expect(match.locator(".tier")).to_have_text("A copy, mirrored")
+    expect(match).to_contain_text(re.compile(r"\d+ details lie where they should"))
     page.get_by_role("radio", name="Looks alike").check()
     expect(page.locator(".score").first).to_be_visible()
+
+
+def test_a_copy_that_is_none_is_said_to_be_different_and_taken_back(
+    page: Page, service: Process, photographs: list[Path]
+) -> None:
+    """What was said holds when the page comes anew; equal bytes are beyond doubt."""
+    smaller = io.BytesIO()
+    with Image.open(photographs[3]) as image:
+        image.resize((image.width // 2, image.height // 2)).save(smaller, "PNG")
+    with httpx2.Client(base_url=service.address) as filling:
+        filling.put("/v1/collections/doubted", json={})
+        upload(filling, "doubted", "large.jpg", photographs[3].read_bytes())
+        upload(filling, "doubted", "again.jpg", photographs[3].read_bytes())
+        upload(filling, "doubted", "small.png", smaller.getvalue())
+    address = "/?collection=doubted&id=large.jpg&mode=same"
+    page.goto(address)
+    small = pictures(page).filter(has_text="small.png")
+    expect(small.locator(".tier")).to_have_text("A copy")
+    expect(page.get_by_role("button", name=re.compile("Not the same"))).to_have_count(1)
+    small.get_by_role("button", name="Not the same: small.png").click()
+    expect(page.locator("#status")).to_contain_text("will not be called a copy")
+    small.get_by_role("button", name="Undo: small.png").click()
+    expect(page.locator("#status")).to_contain_text("is a copy again")
+    small.get_by_role("button", name="Not the same: small.png").click()
+    expect(small.get_by_role("button")).to_have_text("Undo")
+    page.goto(address)
+    expect(pictures(page)).to_have_count(1)
+    page.goto("/?collection=doubted&id=small.png&mode=same")
+    expect(page.locator("#notice")).to_contain_text("No copies")
 
 
 def test_where_there_is_no_copy_it_says_so_and_how_strict_it_was(page: Page) -> None:

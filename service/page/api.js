@@ -31,7 +31,7 @@ export async function request(path, options) {
     if (error.name === 'AbortError') throw error;
     throw new Failure('Kindred is not answering.', 'Is it still running, and is this machine connected to it?');
   }
-  if (response.ok) return response.json();
+  if (response.ok) return response.status === 204 ? null : response.json();
   const problem = await response.json().catch(() => ({}));
   const kind = String(problem.type ?? '').split('#')[1];
   const lead = LEADS[kind] ?? `${problem.title ?? `Error ${response.status}`}.`;

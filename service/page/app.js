@@ -3,7 +3,7 @@
 // reload and a shared link work; a picture from outside is kept in memory while the page is open.
 
 import { Failure, collectionPath, imagePath, noCollection, otherEncoder, request } from './api.js';
-import { arrange, caption, copyCaption, entry, loaded } from './pictures.js';
+import { arrange, caption, CERTAIN, copyCaption, doubt, entry, loaded } from './pictures.js';
 import { bytes, count, label, make, oneIn } from './words.js';
 
 const PAGE = 24;
@@ -20,7 +20,7 @@ const api = (path, options) => request(path, { signal: asking.signal, ...options
 function ask(place, offset = 0) {
   const base = collectionPath(place.collection);
   const [route, options] =
-    place.mode === 'same' ? ['duplicates/check', { orientations: true }] : ['search', { top_k: PAGE, offset }];
+    place.mode === 'same' ? ['duplicates/check', { orientations: true, verify: true }] : ['search', { top_k: PAGE, offset }];
   if (place.upload) {
     const form = new FormData();
     form.set('file', uploads.get(place.upload).file);
@@ -241,9 +241,7 @@ function paintSubject({ name, source, details }) {
 
 function append(place, found, offset) {
   const same = place.mode === 'same';
-  at('pictures').append(
-    ...found.map((each) => listed(place, each, same ? copyCaption(each) : caption(each.id, each.score), same ? null : each.score)),
-  );
+  at('pictures').append(...found.map((each) => (same ? copied(place, each) : listed(place, each, caption(each.id, each.score), each.score))));
   arrange(at('pictures'));
   const more = at('more');
   more.hidden = same || found.length < PAGE;
@@ -268,6 +266,22 @@ function append(place, found, offset) {
 function listed(place, image, words, score) {
   const target = { collection: place.collection, id: image.id, mode: place.mode };
   return entry(image, address(target), (picture) => go(target, { from: picture }), words, score);
+}
+
+/** A copy, which a person may know to be none. */
+function copied(place, match) {
+  const item = listed(place, match, copyCaption(match));
+  if (place.id && !CERTAIN[match.tier]) {
+    item.append(doubt(match, async (verdict) => {
+      await request(`${collectionPath(place.collection)}/verdicts`, {
+        method: 'PUT',
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify({ ids: [place.id, match.id], verdict }),
+      });
+      announce(verdict ? `${match.id} will not be called a copy of this again.` : `${match.id} is a copy again.`);
+    }, announce));
+  }
+  return item;
 }
 
 function notice(lead, detail, code = null) {

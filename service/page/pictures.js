@@ -97,16 +97,18 @@ const TURNS = {
   turned_270_mirrored: 'turned and mirrored',
 };
 
-const CERTAIN = {
+export const CERTAIN = {
   exact: ['The same file', 'every byte'],
   pixels: ['The same picture', 'every pixel'],
 };
 
+const WHOLE = 0.995;
+
 export function copyCaption(match) {
-  const certain = CERTAIN[match.tier];
-  const turn = TURNS[match.evidence.orientation];
-  const tier = certain ? certain[0] : ['Likely a copy', turn].filter(Boolean).join(', ');
-  const detail = certain ? certain[1] : `at most ${oneIn(match.false_match_rate)} by chance`;
+  const [tier, detail] = CERTAIN[match.tier] ?? (match.evidence.verified ? verified(match) : [
+    ['Likely a copy', TURNS[match.evidence.orientation]].filter(Boolean).join(', '),
+    `at most ${oneIn(match.false_match_rate)} by chance`,
+  ]);
   return make(
     'span',
     { className: 'caption words' },
@@ -114,4 +116,43 @@ export function copyCaption(match) {
     make('span', {}, detail),
     make('span', { className: 'name', ariaHidden: 'true' }, match.id),
   );
+}
+
+/** What a second look saw: how the picture asked about lies on this one. */
+function verified({ evidence }) {
+  const turned = Math.round(Math.abs(evidence.rotation));
+  const more = evidence.overlap < WHOLE && evidence.query_overlap >= WHOLE;
+  const part = evidence.query_overlap < WHOLE && evidence.overlap >= WHOLE;
+  const changes = [
+    evidence.flipped && 'mirrored',
+    turned > 0 && `turned by ${turned}°`,
+    more && 'with more around it',
+    part && `of ${Math.round(100 * evidence.query_overlap)} % of it`,
+  ].filter(Boolean);
+  return [['A copy', ...changes].join(', '), `${evidence.inliers} details lie where they should`];
+}
+
+/** The button that says otherwise, and takes it back; `decide` tells the service. */
+export function doubt(match, decide, announce) {
+  const button = make('button', { type: 'button', className: 'link doubt' });
+  const show = (different) => {
+    button.textContent = different ? 'Undo' : 'Not the same';
+    button.setAttribute('aria-label', `${button.textContent}: ${match.id}`);
+    button.closest('li')?.classList.toggle('different', different);
+  };
+  show(false);
+  let different = false;
+  button.onclick = async () => {
+    button.disabled = true;
+    try {
+      await decide(different ? null : 'different');
+      different = !different;
+      show(different);
+    } catch (error) {
+      announce(`${error.message} ${error.detail ?? ''}`);
+    } finally {
+      button.disabled = false;
+    }
+  };
+  return button;
 }

@@ -182,7 +182,7 @@ def beside_usearch(vectors: Floats, queries: Floats, truth: Rows) -> None:
         return rows
 
     def set_effort(effort: int) -> None:
-        index.expansion_search = effort
+        index.expansion_search = effort  # type: ignore[misc]  # its stub forgot the setter
 
     at_recall("usearch", set_effort, search, queries, truth)
 
