@@ -36,6 +36,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: Path) -> None:
+    """Return once everything in a folder, and its own entries, are on the disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with (Path(place) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(place))
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder whose parent exists, durably; one that is there already is as good."""
     if not folder.is_dir():

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -219,6 +219,25 @@ class Store:
                 yield snapshot
         finally:
             self._give_back(connection)
+
+    def copy_to(self, path: Path, progress: Callable[[int, int], None]) -> None:
+        """Write the database as of one moment to a new file, while others go on writing.
+
+        ``progress`` is told how many bytes are done, of how many. The copy names no index files.
+
+        Raises:
+            CollectionError: the file cannot be written, as where the disk is full.
+        """
+        with self.read() as snapshot, closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA synchronous = OFF")  # whoever asked for it syncs the whole
+            try:
+                snapshot.copy_to(copy, progress)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+                    raise CollectionError(f"{path} cannot be written: {error}") from error
+                raise
+        with closing(Store(path)) as database, database.write() as transaction:
+            transaction.forget_generations()
 
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
