@@ -36,7 +36,8 @@ class Blobs:
                 f"{error.strerror or error}"
             ) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # in a read-only folder, where it was never made
+                draft.unlink()
 
     def keep(self, draft: Path, sha256: str) -> None:
         """Give a draft its place, durably. Call it inside the transaction that refers to it."""

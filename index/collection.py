@@ -568,6 +568,7 @@ class Catalog:
 
         Raises:
             InvalidName, CollectionNotFound.
+            CollectionError: the folder is read-only.
         """
         if not self.exists(name):
             raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
@@ -575,8 +576,11 @@ class Catalog:
         remains = self._folder / f".deleted-{uuid.uuid4().hex}"
         with closing(Store(folder / store.DATABASE)) as database, database.write():
             # Writers wait for this transaction, and then find that the collection has gone.
-            folder.rename(remains)
-            sync_folder(self._folder)
+            try:
+                folder.rename(remains)
+                sync_folder(self._folder)
+            except OSError as error:
+                raise CollectionError(f"{folder} cannot be removed: {error.strerror}") from error
         shutil.rmtree(remains, ignore_errors=True)  # what is left is removed another time
 
     @contextmanager

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from index.errors import CollectionLocked
+from index.errors import CollectionError, CollectionLocked
 
 _ABANDONED_AFTER_SECONDS: Final = 3600.0
 
@@ -96,8 +96,13 @@ def held_alone(lock: Path, work: str) -> Iterator[None]:
 
     Raises:
         CollectionLocked: another process holds it; the message says which, and since when.
+        CollectionError: the folder is read-only.
     """
-    with lock.open("a+", encoding="utf-8") as file:
+    try:
+        opened = lock.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise CollectionError(f"{work} needs to write to {lock}: {error.strerror}") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
