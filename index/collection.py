@@ -236,6 +236,7 @@ class Collection:
             format=picture.format,
             metadata=metadata or {},
         )
+        self.store.check_alive()
         with self._blobs.drafted(data) as draft, self.store.write() as transaction:
             before = transaction.known(id)
             self._blobs.keep(draft, sha256)

@@ -12,10 +12,10 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from index.errors import CollectionError, CollectionLocked
 
@@ -98,11 +98,7 @@ def held_alone(lock: Path, work: str) -> Iterator[None]:
         CollectionLocked: another process holds it; the message says which, and since when.
         CollectionError: the folder is read-only.
     """
-    try:
-        opened = lock.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise CollectionError(f"{work} needs to write to {lock}: {error.strerror}") from error
-    with opened as file:
+    with _opened(lock, work) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,19 +106,26 @@ def held_alone(lock: Path, work: str) -> Iterator[None]:
             raise CollectionLocked(
                 f"{work} of {lock.parent} is already going on: {_holder(file.read())}"
             ) from None
-        file.truncate(0)
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": Path(sys.argv[0]).name or "python",
             "since": now(),
         }
-        file.write(json.dumps(holder))
-        file.flush()
+        with suppress(OSError):  # on a full disk whatever comes next says so; the lock is held
+            file.truncate(0)
+            file.write(json.dumps(holder).encode())
         yield
 
 
-def _holder(text: str) -> str:
+def _opened(lock: Path, work: str) -> IO[bytes]:
+    try:
+        return lock.open("a+b", buffering=0)
+    except OSError as error:
+        raise CollectionError(f"{work} needs to write to {lock}: {error.strerror}") from error
+
+
+def _holder(text: bytes) -> str:
     try:
         holder = json.loads(text)
         return "process {pid} ({command}) on {host} since {since}".format(**holder)

@@ -321,7 +321,7 @@ class Snapshot:
         self._connection.backup(
             target,
             pages=_PAGES_AT_A_TIME,
-            progress=lambda _, left, pages: progress(size * (pages - left) // pages, size),
+            progress=lambda _, left, pages: progress(size * (pages - left) // max(pages, 1), size),
         )
 
     def problems(self) -> list[str]:

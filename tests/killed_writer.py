@@ -1,4 +1,4 @@
-"""A process that writes to a collection is killed by SIGKILL; what is left is compared with its word.
+"""Kills a process that writes to a collection, and compares what is left with its word.
 
 The process tells before and after each operation, so the parent knows what was acknowledged, and
 what was in flight. One of its threads puts, replaces and deletes images, changes metadata, decides
