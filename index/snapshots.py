@@ -65,6 +65,8 @@ def take(folder: Path, store: Store, blobs: Blobs, file: Path, progress: Progres
     Raises:
         CollectionError: the file cannot be written.
     """
+    if file.is_dir():
+        raise CollectionError(f"the snapshot {file} cannot be written: it is a folder")
     try:
         remove_abandoned(file.parent, f"{escape(file.name)}.*.draft")
         with (
