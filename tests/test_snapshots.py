@@ -416,7 +416,12 @@ def test_commands_snapshot_and_restore(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_work_in_order(number: signal.Signals) -> None:
     """As an exception, so that drafts are removed on the way out."""
-    with pytest.raises(KeyboardInterrupt), cli._bytes_bar("pictures") as progress:
-        progress(1, 2)
-        os.kill(os.getpid(), number)
-        time.sleep(60)
+
+    def work() -> None:
+        with cli._bytes_bar("pictures") as progress:
+            progress(1, 2)
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
