@@ -303,7 +303,7 @@ class Arena:
     def _look(self, before: State, after: State, word: _Word) -> None:
         try:
             with Collection(self._folder, self._encoder) as collection:
-                found = state_of(collection)
+                found = self._state = state_of(collection)
                 self.tally.lost += contradictions(found, before, after)
                 if word.in_flight.get("writer") == "build":
                     new = sum(
@@ -314,7 +314,6 @@ class Arena:
                     if new < word.committed:
                         self.tally.lost.append(f"{word.committed - new} images of a build")
                 self.tally.faults += self._faults(collection, found)
-                self._state = found
         except KindredError as error:
             self.tally.faults.append(f"{type(error).__name__}: {error}")
 
