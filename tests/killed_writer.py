@@ -14,7 +14,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -136,13 +136,24 @@ class _Writer:
         self._tell("writer", "begins", "opening")
         with Collection(self._folder, self._encoder) as collection:
             self._tell("writer", "did", "opening")
-            threading.Thread(target=self._keep, args=(collection, seed), daemon=True).start()
-            for operation in operations:
-                self._tell("writer", "begins", operation[0])
-                self._do(operation, collection)
-                self._tell("writer", "did", operation[0])
+            threading.Thread(
+                target=self._told, args=(self._keep, collection, seed), daemon=True
+            ).start()
+            self._told(self._write, collection, operations)
             self._pipe.poll(None)  # until it is killed, or whoever would do so has gone
             threading.Event().wait(0.01)
+
+    def _told(self, work: Callable[..., None], *arguments: Any) -> None:
+        try:
+            work(*arguments)
+        except Exception as error:
+            self._tell("either", "failed", f"{type(error).__name__}: {error}")
+
+    def _write(self, collection: Collection, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self._tell("writer", "begins", operation[0])
+            self._do(operation, collection)
+            self._tell("writer", "did", operation[0])
 
     def _tell(self, *words: str | int) -> None:
         with self._telling:
@@ -291,6 +302,7 @@ class Arena:
         while (left := end - time.monotonic()) > 0 and pipe.poll(left):
             words.append(pipe.recv())
         words += _kill(process, pipe)
+        self.tally.faults += [what for _, deed, what in words if deed == "failed"]
         assert process.exitcode == -9, f"it ended by itself, with {process.exitcode}"
         return _word(words)
 
@@ -313,18 +325,19 @@ class Arena:
                     )
                     if new < word.committed:
                         self.tally.lost.append(f"{word.committed - new} images of a build")
-                self.tally.faults += self._faults(collection, found)
+                for fault in self._faults(collection, found):
+                    self.tally.faults.append(fault)
         except KindredError as error:
             self.tally.faults.append(f"{type(error).__name__}: {error}")
 
-    def _faults(self, collection: Collection, found: State) -> list[str]:
+    def _faults(self, collection: Collection, found: State) -> Iterator[str]:
         """What is wrong with a collection that a process was killed at."""
-        faults = list(collection.verify().problems)
+        yield from collection.verify().problems
         ids = [fact[1] for fact, value in found.items() if _is_present(fact, value)]
         for image in ids:
             data = _picture(self._number_of(_digest(found, image)))
             if image.startswith("upload ") and collection.read(image) != data:
-                faults.append(f"{image} has other bytes")
+                yield f"{image} has other bytes"
         for number, (_, encoding) in enumerate(self._pictures):
             query = encoding.embedding[0]
             hits = collection.search(query, top_k=1000)
@@ -332,14 +345,13 @@ class Arena:
             if {hit.id for hit in hits} != set(ids) or any(
                 abs(hit.score - anew[hit.id]) > 1e-5 for hit in hits
             ):
-                faults.append(f"a search by picture {number} is not that of an index made anew")
+                yield f"a search by picture {number} is not that of an index made anew"
         collection.compact()
         with collection.store.read() as snapshot:
             needed = {sha256 for sha256, _, _ in snapshot.blobs()}
         there = {path.name for path in (self._folder / "blobs").glob("??/*")}
         if needed != there:
-            faults.append(f"{len(needed ^ there)} blobs are lost, or nobody's")
-        return faults
+            yield f"{len(needed ^ there)} blobs are lost, or nobody's"
 
     def _number_of(self, sha256: str) -> int:
         return next(number for number in range(_PICTURES) if _sha256(number) == sha256)
@@ -383,6 +395,8 @@ def _word(words: list[tuple[Any, ...]]) -> _Word:
     for thread, deed, what in words:
         if deed == "committed":
             committed = what
+        elif deed == "failed":
+            continue
         elif deed == "begins":
             in_flight[thread] = what
             committed = 0 if thread == "writer" else committed
