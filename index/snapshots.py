@@ -191,7 +191,7 @@ def _check_place(member: tarfile.TarInfo, *, first: bool) -> None:
         raise SnapshotInvalid(f"it {found}, expected {DATABASE} first and once")
     if not first and not _BLOB.fullmatch(member.name) and not _BESIDE.fullmatch(member.name):
         raise SnapshotInvalid(f"it holds {member.name!r}, which no snapshot does")
-    if member.type != tarfile.REGTYPE or member.issparse():
+    if member.type != tarfile.REGTYPE or member.issparse() or member.size < 0:
         raise SnapshotInvalid(f"{member.name} is a link or of another kind, expected a plain file")
 
 

@@ -309,6 +309,10 @@ def test_what_is_no_snapshot_is_refused(catalog: Catalog, file: Path, tmp_path: 
     with tarfile.open(other, "w:gz") as archive:
         archive.add(file, "kindred.sqlite3")
     refused(catalog, other, "is no whole snapshot")
+    info = tarfile.TarInfo("kindred.sqlite3")
+    info.size = -512
+    other.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    refused(catalog, other, "is no whole snapshot")
     written(other, [member("SHA256SUMS")], listed=False)
     refused(catalog, other, "begins with 'SHA256SUMS'")
     written(other, [member("kindred.sqlite3", b"no database" * 1000)])
