@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from index.errors import CollectionCorrupt, CollectionError
@@ -34,7 +36,8 @@ class Blobs:
                 f"{error.strerror or error}"
             ) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):  # in a read-only folder, where it was never made
+                draft.unlink()
 
     def keep(self, draft: Path, sha256: str) -> None:
         """Give a draft its place, durably. Call it inside the transaction that refers to it."""
@@ -52,9 +55,28 @@ class Blobs:
                 f"the blob {self._place(sha256)} cannot be read: {error.strerror}"
             ) from error
 
+    def intact(self, sha256: str) -> bytes:
+        """The bytes of a blob; CollectionCorrupt where they are lost, or others."""
+        data = self.read(sha256)
+        if (found := hashlib.sha256(data).hexdigest()) != sha256:
+            raise CollectionCorrupt(f"the blob {self._place(sha256)} hashes to {found}")
+        return data
+
+    def holds(self, sha256: str) -> bool:
+        """Whether the blob is there."""
+        return self._place(sha256).is_file()
+
     def remove(self, sha256: str) -> None:
-        """Remove a blob. Call it inside a write transaction that found nothing refers to it."""
-        self._place(sha256).unlink(missing_ok=True)
+        """Remove a blob. Call it inside a write transaction that found nothing refers to it.
+
+        While another process or thread keeps all blobs it stays, and a later compaction removes it.
+        """
+        with suppress(BlockingIOError), self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+            self._place(sha256).unlink(missing_ok=True)
+
+    def all_kept(self) -> AbstractContextManager[None]:
+        """While this lasts no blob is removed, by whichever process."""
+        return self._locked(fcntl.LOCK_SH)
 
     def problem(self, sha256: str) -> str | None:
         """What is wrong with a blob, or None."""
@@ -70,6 +92,15 @@ class Blobs:
         for folder in self._folder.glob("??"):
             for blob in folder.iterdir():
                 yield blob.name
+
+    @contextmanager
+    def _locked(self, operation: int) -> Iterator[None]:
+        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, operation)
+            yield
+        finally:
+            os.close(folder)
 
     def _place(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256

@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, look at it, check, calibrate, tidy it up.
+"""``kindred-index``: build a collection of images, look at it, check, keep, calibrate, tidy it.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, get_args
@@ -33,6 +33,7 @@ from index.journal import DEEDS
 from index.matching import TIERS
 from index.policies import DEFAULT_POLICY, POLICIES, Policy
 from index.report import Terms, printable, write_csv, write_html
+from index.snapshots import Contents
 from index.tidy import tidy, undo_all
 
 DONE: Final = 0
@@ -107,6 +108,19 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(
         commands, "verify", _verify, "check every blob, vector and index file against each other"
     )
+
+    command = _add(
+        commands, "snapshot", _snapshot, "write a collection to one file, while it is in use"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the .tar to write; one of that name is replaced once the new one is whole",
+    )
+    command = _add(commands, "restore", _restore, "make a new collection of a snapshot")
+    command.add_argument("snapshot", metavar="FILE", type=Path, help="what snapshot wrote")
 
     command = _add(
         commands, "calibrate", _calibrate, "measure a collection's false match rates on itself"
@@ -384,6 +398,49 @@ def _verify(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"collection": options.collection, **dataclasses.asdict(verdict)})
     return LEFT_OUT if verdict.problems else DONE
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    with (
+        Catalog(options.data).open(options.collection) as collection,
+        _bytes_bar(options.collection) as progress,
+    ):
+        contents = collection.snapshot(options.out, progress)
+    return _told(options, contents, f"in {options.out}")
+
+
+def _restore(options: argparse.Namespace) -> int:
+    with _bytes_bar(options.collection) as progress:
+        contents = Catalog(options.data).restore(options.collection, options.snapshot, progress)
+    return _told(options, contents, f"from {options.snapshot}")
+
+
+def _told(options: argparse.Namespace, contents: Contents, where: str) -> int:
+    for problem in contents.problems:
+        print(problem)
+    print(
+        f"{options.collection}: {contents.images:,} images, {contents.blobs:,} blobs, "
+        f"{contents.size_bytes:,} bytes {where}"
+    )
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(contents)})
+    return LEFT_OUT if contents.problems else DONE
+
+
+@contextmanager
+def _bytes_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar of bytes done; SIGTERM ends the work as SIGINT does, so that nothing is left behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with tqdm(desc=name, unit="B", unit_scale=True, mininterval=_BAR_SECONDS) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            yield show
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _calibrate(options: argparse.Namespace) -> int:

@@ -12,8 +12,8 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from index import sources, store
+from index import snapshots, sources, store
 from index.artifact import Calibration, Metadata
 from index.blobs import Blobs
 from index.calibrate import CalibrationSettings, Measured, make_queries, measure, sample
@@ -45,9 +45,10 @@ from index.errors import (
     EncoderMismatch,
     InvalidName,
     InvalidVerdict,
+    SourceNotFound,
     SourceUnreadable,
 )
-from index.files import now, remove_abandoned, sync_folder
+from index.files import now, remove_abandoned, sync_folder, sync_tree
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
@@ -55,6 +56,7 @@ from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
+from index.snapshots import Contents
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
@@ -234,6 +236,7 @@ class Collection:
             format=picture.format,
             metadata=metadata or {},
         )
+        self.store.check_alive()
         with self._blobs.drafted(data) as draft, self.store.write() as transaction:
             before = transaction.known(id)
             self._blobs.keep(draft, sha256)
@@ -467,6 +470,14 @@ class Collection:
         with self.store.read() as snapshot:
             return verify(snapshot, self._blobs, self._indexes)
 
+    def snapshot(self, file: Path, progress: snapshots.Progress = lambda *_: None) -> Contents:
+        """Write the collection as of this moment to one file; see ``index.snapshots.take``.
+
+        Raises:
+            CollectionError: the file cannot be written.
+        """
+        return snapshots.take(self.folder, self.store, self._blobs, file, progress)
+
     def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
         """Of the keys, nearest first, those that are no copy of one before."""
         encoding = snapshot.vectors_of(keys)
@@ -510,7 +521,12 @@ class Catalog:
         """
         folder = self._place(name)
         if not self.exists(name):
-            self._make(folder, encoder)
+            with suppress(CollectionExists), self._making(folder) as draft:
+                store.create(
+                    draft / store.DATABASE,
+                    Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
+                    _dimensions(encoder.metadata),
+                )
         try:
             return Collection(folder, encoder, self._memory)
         except EncoderMismatch as error:
@@ -526,11 +542,34 @@ class Catalog:
             raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
         return Collection(self._place(name), encoder, self._memory)
 
+    def restore(
+        self, name: str, file: Path, progress: snapshots.Progress = lambda *_: None
+    ) -> Contents:
+        """Make a collection of a snapshot, with index files made anew; all of it or nothing.
+
+        Raises:
+            InvalidName, SnapshotInvalid, SourceNotFound.
+            CollectionExists: there is one of this name, which is left as it is.
+            CollectionCorrupt: the snapshot is of a newer release.
+        """
+        if not file.is_file():
+            raise SourceNotFound(f"there is no file {file}")
+        folder = self._place(name)
+        if self.exists(name):
+            raise CollectionExists(f"there is a collection {name!r} in {self._folder} already")
+        with self._making(folder) as draft:
+            snapshots.extract(file, draft, progress)
+            contents = snapshots.contents(draft, file.stat().st_size)
+            with Collection(draft, memory=self._memory) as collection:
+                collection.compact()
+        return contents
+
     def delete(self, name: str) -> None:
         """Remove a collection and all that was uploaded to it; files it was indexed from stay.
 
         Raises:
             InvalidName, CollectionNotFound.
+            CollectionError: the folder is read-only.
         """
         if not self.exists(name):
             raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
@@ -538,35 +577,42 @@ class Catalog:
         remains = self._folder / f".deleted-{uuid.uuid4().hex}"
         with closing(Store(folder / store.DATABASE)) as database, database.write():
             # Writers wait for this transaction, and then find that the collection has gone.
-            folder.rename(remains)
-            sync_folder(self._folder)
+            try:
+                folder.rename(remains)
+                sync_folder(self._folder)
+            except OSError as error:
+                raise CollectionError(f"{folder} cannot be removed: {error.strerror}") from error
         shutil.rmtree(remains, ignore_errors=True)  # what is left is removed another time
 
-    def _make(self, folder: Path, encoder: Encoder) -> None:
+    @contextmanager
+    def _making(self, folder: Path) -> Iterator[Path]:
+        """A draft of a collection's folder; on leaving it appears in its place, durably.
+
+        Raises:
+            CollectionExists: another process was faster.
+            CollectionError: it cannot be written.
+        """
+        draft = self._folder / f".created-{uuid.uuid4().hex}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             for pattern in (".created-*", ".deleted-*"):
                 remove_abandoned(self._folder, pattern)
-            draft = self._folder / f".created-{uuid.uuid4().hex}"
-            draft.mkdir()
-            (draft / "blobs").mkdir()
-            store.create(
-                draft / store.DATABASE,
-                Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
-                _dimensions(encoder.metadata),
-            )
-            sync_folder(draft)
+            (draft / "blobs").mkdir(parents=True)
+            yield draft
+            sync_tree(draft)
             try:
                 draft.rename(folder)
-            except OSError:
-                shutil.rmtree(draft)
-                if not self.exists(folder.name):  # else another process was faster
-                    raise
+            except OSError as error:
+                if self.exists(folder.name):
+                    raise CollectionExists(f"there is a collection {folder.name!r}") from error
+                raise
             sync_folder(self._folder)
         except OSError as error:
             raise CollectionError(
                 f"collection {folder.name!r} cannot be made in {self._folder}: {error.strerror}"
             ) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def _place(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

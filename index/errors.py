@@ -8,7 +8,7 @@
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
-    │                       DeedRefused · JournalError
+    │                       DeedRefused · JournalError · SnapshotInvalid
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -69,7 +69,7 @@ class CollectionNotFound(CollectionError):
 
 
 class CollectionExists(CollectionError):
-    """A collection of that name exists with other settings."""
+    """A collection of that name is there already, or there with other settings."""
 
 
 class CollectionCorrupt(CollectionError):
@@ -118,6 +118,10 @@ class DeedRefused(CollectionError):
 
 class JournalError(CollectionError):
     """A file is no journal of deeds, is damaged before its end, or cannot be written."""
+
+
+class SnapshotInvalid(CollectionError):
+    """A file is no snapshot of a collection, is cut off, or was changed."""
 
 
 class TrainingError(KindredError):

@@ -12,12 +12,12 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from index.errors import CollectionLocked
+from index.errors import CollectionError, CollectionLocked
 
 _ABANDONED_AFTER_SECONDS: Final = 3600.0
 
@@ -34,6 +34,15 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Return once everything in a folder, and its own entries, are on the disk."""
+    for place, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with (Path(place) / name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(place))
 
 
 def make_folder(folder: Path) -> None:
@@ -87,8 +96,9 @@ def held_alone(lock: Path, work: str) -> Iterator[None]:
 
     Raises:
         CollectionLocked: another process holds it; the message says which, and since when.
+        CollectionError: the folder is read-only.
     """
-    with lock.open("a+", encoding="utf-8") as file:
+    with _opened(lock, work) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -96,19 +106,26 @@ def held_alone(lock: Path, work: str) -> Iterator[None]:
             raise CollectionLocked(
                 f"{work} of {lock.parent} is already going on: {_holder(file.read())}"
             ) from None
-        file.truncate(0)
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": Path(sys.argv[0]).name or "python",
             "since": now(),
         }
-        file.write(json.dumps(holder))
-        file.flush()
+        with suppress(OSError):  # on a full disk whatever comes next says so; the lock is held
+            file.truncate(0)
+            file.write(json.dumps(holder).encode())
         yield
 
 
-def _holder(text: str) -> str:
+def _opened(lock: Path, work: str) -> IO[bytes]:
+    try:
+        return lock.open("a+b", buffering=0)
+    except OSError as error:
+        raise CollectionError(f"{work} needs to write to {lock}: {error.strerror}") from error
+
+
+def _holder(text: bytes) -> str:
     try:
         holder = json.loads(text)
         return "process {pid} ({command}) on {host} since {since}".format(**holder)

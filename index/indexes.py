@@ -141,6 +141,7 @@ class Indexes:
         Raises:
             CollectionLocked: another process or thread is at it.
         """
+        self._store.check_alive()
         with held_alone(self._folder / "compaction.lock", "compaction"):
             with self._store.read() as snapshot:
                 current = snapshot.generation()

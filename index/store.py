@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -146,7 +146,9 @@ def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> N
 class Store:
     """One collection's database, open. Safe to use from any number of threads.
 
-    One connection writes, under a lock; a few more read, each for one thread at a time.
+    One connection writes, under a lock; a few more read, each for one thread at a time. In a folder
+    that this process may not write to, where nobody else is writing either, SQLite cannot have the
+    files that it shares between processes: then the database is read as one that never changes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -166,6 +168,7 @@ class Store:
         except FileNotFoundError as error:
             raise CollectionNotFound(f"no collection at {path.parent}") from error
         self._identity = (status.st_dev, status.st_ino)
+        self._frozen = not os.access(path.parent, os.W_OK) and not self._has_log()
         self._writer = self._connect()
         try:
             with _named_errors(path):
@@ -183,10 +186,17 @@ class Store:
             self._idle.clear()
 
     def check_alive(self) -> None:
-        """Raise CollectionNotFound if the collection was deleted, by whichever process."""
+        """Raise CollectionNotFound if the collection was deleted, by whichever process.
+
+        And CollectionError if someone else writes to it by now, when that was taken as impossible.
+        """
         with suppress(FileNotFoundError):
             status = self.path.stat()
             if (status.st_dev, status.st_ino) == self._identity:
+                if self._frozen and self._has_log():
+                    raise CollectionError(
+                        f"{self.path} is being written, though not by this user; open it again"
+                    )
                 return
         raise CollectionNotFound(f"the collection at {self.path.parent} was deleted")
 
@@ -220,9 +230,32 @@ class Store:
         finally:
             self._give_back(connection)
 
+    def copy_to(self, path: Path, progress: Callable[[int, int], None]) -> None:
+        """Write the database as of one moment to a new file, while others go on writing.
+
+        ``progress`` is told how many bytes are done, of how many. The copy names no index files.
+
+        Raises:
+            CollectionError: the file cannot be written, as where the disk is full.
+        """
+        with self.read() as snapshot, closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA synchronous = OFF")  # whoever asked for it syncs the whole
+            try:
+                snapshot.copy_to(copy, progress)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+                    raise CollectionError(f"{path} cannot be written: {error}") from error
+                raise
+        with closing(Store(path)) as database, database.write() as transaction:
+            transaction.forget_generations()
+
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
         return Follower(self._connect(), self.path)
+
+    def _has_log(self) -> bool:
+        """Whether a process has the database open for writing, or was killed at that."""
+        return self.path.with_name(f"{self.path.name}-wal").exists()
 
     def _borrow(self) -> sqlite3.Connection:
         with self._pool:
@@ -242,7 +275,8 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         with _named_errors(self.path):
             connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=rw",  # never makes a database
+                # mode=rw never makes a database.
+                f"{self.path.absolute().as_uri()}?{'immutable=1' if self._frozen else 'mode=rw'}",
                 uri=True,
                 timeout=_BUSY_TIMEOUT_SECONDS,
                 isolation_level=None,
@@ -336,6 +370,6 @@ def _named_errors(path: Path) -> Iterator[None]:
         if name.startswith("SQLITE_FULL"):
             raise CollectionError(f"{path} cannot grow: the disk is full") from error
         if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-            writable = "" if os.access(path.parent, os.W_OK) else " (the folder is not writable)"
-            raise CollectionError(f"{path} cannot be opened or written{writable}") from error
+            why = "" if os.access(path.parent, os.W_OK) else " (the folder is not writable)"
+            raise CollectionError(f"{path} cannot be opened or written{why}") from error
         raise CollectionError(f"{path}: {error}") from error

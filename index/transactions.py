@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ FLOAT: Final = np.dtype("<f4")
 """How vectors lie in the database."""
 
 _ROWS_AT_A_TIME: Final = 2048
+_PAGES_AT_A_TIME: Final = 4096
 _ITEM_COLUMNS: Final = (
     "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
     " height, format, metadata, reason, updated_at"
@@ -251,6 +252,21 @@ class Snapshot:
             "SELECT id, sha256 FROM items WHERE root IS NULL ORDER BY id"
         )
 
+    def blobs(self) -> Iterator[tuple[str, str, int]]:
+        """SHA-256, an image's id and bytes of each blob that is needed, in order of SHA-256."""
+        yield from self._connection.execute(
+            "SELECT sha256, min(id), max(size_bytes) FROM items WHERE source = 'blob:' || sha256"
+            " GROUP BY sha256 ORDER BY sha256"
+        )
+
+    def blob_bytes(self) -> int:
+        """The bytes of all blobs that are needed."""
+        (total,) = self._connection.execute(
+            "SELECT total(size_bytes) FROM (SELECT max(size_bytes) AS size_bytes FROM items"
+            " WHERE source = 'blob:' || sha256 GROUP BY sha256)"
+        ).fetchone()
+        return int(total)
+
     def generation(self) -> Generation | None:
         """The newest index files, or None before the first."""
         rows = self._connection.execute(
@@ -291,6 +307,22 @@ class Snapshot:
             {"version": version},
         ).fetchone()
         return bool(row[0])
+
+    def size_bytes(self) -> int:
+        """Of the database."""
+        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
+        return int(pages) * int(page_bytes)
+
+    def copy_to(self, target: sqlite3.Connection, progress: Callable[[int, int], None]) -> None:
+        """Copy the database; ``progress`` is told the bytes done, and how many there are."""
+        self.version()  # from this read on SQLite holds on to the moment, so that a copy in
+        size = self.size_bytes()  # several steps is of one
+        self._connection.backup(
+            target,
+            pages=_PAGES_AT_A_TIME,
+            progress=lambda _, left, pages: progress(size * (pages - left) // max(pages, 1), size),
+        )
 
     def problems(self) -> list[str]:
         """What SQLite itself and the rules between tables find wrong."""
@@ -422,6 +454,11 @@ class Transaction(Snapshot):
         )
         # A view that has not seen these yet takes up the new generation before anything else.
         self._connection.execute("DELETE FROM deletions WHERE version <= ?", (version,))
+
+    def forget_generations(self) -> None:
+        """There are no index files."""
+        self._connection.execute("DELETE FROM generations")
+        self._connection.execute("DELETE FROM deletions")
 
     def _upsert(self, record: Record, state: State, reason: str) -> int:
         check_id(record.id)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
+import faiss
 import numpy as np
 import pytest
 import tiny_encoder
@@ -472,9 +473,20 @@ def replace_by_the_other_space(path: Path) -> None:
     shutil.copy(path.with_name(path.name.replace(space, other[space])), path)
 
 
+def replace_by_another_program_s(path: Path) -> None:
+    faiss.write_index(faiss.IndexFlatIP(64), str(path))
+
+
 @pytest.mark.parametrize("space", ["embedding", "descriptor"])
 @pytest.mark.parametrize(
-    "damage", [Path.unlink, corrupt_by_a_bit, cut_off, replace_by_the_other_space]
+    "damage",
+    [
+        Path.unlink,
+        corrupt_by_a_bit,
+        cut_off,
+        replace_by_the_other_space,
+        replace_by_another_program_s,
+    ],
 )
 def test_a_damaged_index_file_is_never_served_and_made_again(
     catalog: Catalog,
