@@ -32,10 +32,12 @@ from index.homography import (
     apply,
     fit_affine,
     fit_homography,
+    fit_similarity,
     fit_upright,
     is_plausible,
     jacobian,
     rotation,
+    tilt,
 )
 from index.overlay import agreement, shares_of_overlap
 
@@ -62,9 +64,9 @@ _LEAST_INLIERS: Final = 4
 _INLIERS_OF_A_HOMOGRAPHY: Final = 12  # with fewer, an affine transform
 # How much further off features may be before a tilt is believed: to few of them, a homography's
 # eight numbers can always bend a little.
-_UPRIGHT_FACTOR: Final = 1.2
-_UPRIGHT_FACTOR_SHARED: Final = 6.0  # by all inliers
-_UPRIGHT_MARGIN: Final = 0.1e-3
+_SIMPLER_FACTOR: Final = 1.2
+_SIMPLER_FACTOR_SHARED: Final = 6.0  # by all inliers
+_SIMPLER_MARGIN: Final = 0.1e-3
 
 # The verdict, measured by tests/benchmarks/geometry.py
 
@@ -74,10 +76,28 @@ LEAST_INLIERS: Final = 6
 LEAST_CONTAINMENT: Final = 0.98
 """An edit shows the whole of one of the two pictures; less the error of the transform."""
 
-EXACT_RESIDUAL: Final = 0.65e-3
+LEAST_OF_BOTH: Final = 0.97
+"""Where more than this of both lies on each other, neither is a part of the other."""
+
+LARGEST_RESIDUAL_OF_PARTS: Final = 0.25
+"""Pixels; where neither was tilted."""
+
+LEAST_AGREEMENT_OF_PARTS: Final = 0.9
+"""Likewise."""
+
+LEAST_TILT: Final = 1.2
+"""Between two photographs of the same things a camera tilts less, where they fit at all."""
+
+LARGEST_RESIDUAL_IF_TILTED: Final = 0.35
+"""Pixels; of a part that is tilted by more."""
+
+LEAST_AGREEMENT_OF_TILTED_PARTS: Final = 0.97
+"""Likewise."""
+
+EXACT_RESIDUAL: Final = 0.12
 """Features further off than this, and the same thing may have been photographed twice."""
 
-DOUBTFUL_RESIDUAL: Final = 1e-3
+DOUBTFUL_RESIDUAL: Final = 0.4
 """Features further off than this are no evidence for or against it."""
 
 LEAST_AGREEMENT_IF_UPRIGHT: Final = (0.45, 0.83)
@@ -130,11 +150,14 @@ class Alignment:
         transform: 3 x 3, row by row: a homography from the query to the candidate, both in shares
             of width and height from the upper left corner.
         inliers: how many features agree on it, each place counted once.
-        residual: how far these are off, the median, as a share of the candidate's diagonal.
+        residual: how far these are off, the median, in pixels of the coarser of the two reduced
+            pictures as they lie on each other.
         overlap: share of the candidate's area that the query covers.
         query_overlap: share of the query's area that lies on the candidate.
         agreement: 0 to 1, the share of the overlap's texture that is the same in both.
         upright: the transform needs no more than a crop, resizing, a flip and quarter turns.
+        rigid: it needs no more than that, or a rotation by any angle and one scale.
+        tilt: the larger of its stretch in the middle and its foreshortening; 1 where there is none.
         flipped: the query was mirrored, left for right, before anything else.
         rotation: degrees by which it was then turned clockwise, over -180 to 180.
         scale: pixels of the candidate for each pixel of the query, of the pictures as given.
@@ -147,6 +170,8 @@ class Alignment:
     query_overlap: float
     agreement: float
     upright: bool
+    rigid: bool
+    tilt: float
     flipped: bool
     rotation: float
     scale: float
@@ -225,9 +250,13 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
 
     One picture must lie within the other, and nearly all texture be the same. The closer the
     features are to where resampling alone would put them, the more of the picture may be covered
-    by something else. Two parts of a third picture are recognised if neither was tilted.
+    by something else. Where one picture is a part of the other, look-alikes are many: a photograph
+    of the same shelf from nearer by lies within the first but for a small tilt. Two parts of a
+    third picture are recognised if neither was tilted.
     """
     if isinstance(outcome, NoAlignment) or is_blind(outcome):
+        return False
+    if min(outcome.overlap, outcome.query_overlap) < LEAST_OF_BOTH and not _is_part(outcome):
         return False
     if outcome.containment < LEAST_CONTAINMENT:
         return outcome.upright and outcome.agreement >= LEAST_AGREEMENT_OF_TWO_PARTS
@@ -239,14 +268,25 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
     return outcome.agreement >= float(least)
 
 
+def _is_part(found: Alignment) -> bool:
+    if found.rigid:
+        largest, least = LARGEST_RESIDUAL_OF_PARTS, LEAST_AGREEMENT_OF_PARTS
+    elif found.tilt >= LEAST_TILT:
+        largest, least = LARGEST_RESIDUAL_IF_TILTED, LEAST_AGREEMENT_OF_TILTED_PARTS
+    else:
+        return False
+    return found.residual <= largest and found.agreement >= least
+
+
 @dataclass(frozen=True, eq=False)
 class _Fit:
     """A transform, 3 x 3 from the (mirrored) query's grey picture to the candidate's."""
 
     matrix: Matrix
     inliers: int
-    residual: float
+    residual: float  # a share of the candidate's diagonal
     upright: bool
+    rigid: bool
     flipped: bool
 
 
@@ -309,24 +349,28 @@ def _refine(
 
     Without ``inliers`` where too few are left. The simplest transform that explains them wins.
     """
+    nothing = _Fit(np.eye(3), 0, 0.0, False, False, flipped)
     matrix, off = np.eye(3), np.zeros(len(p))
     for tolerance in _TOLERANCES:
         if _places(p[inliers], q[inliers]) < _LEAST_INLIERS:
-            return _Fit(matrix, 0, 0.0, False, flipped)
+            return nothing
         matrix = _fit(p[inliers], q[inliers], shape)
         off = np.abs(apply(matrix, p) - q) / diagonal
         inliers = off < tolerance
     places = _places(p[inliers], q[inliers])
     if places < _LEAST_INLIERS:
-        return _Fit(matrix, 0, 0.0, False, flipped)
+        return nothing
     residual = float(np.median(off[inliers]))
+    allowed = (_SIMPLER_FACTOR + _SIMPLER_FACTOR_SHARED / places) * residual + _SIMPLER_MARGIN
     quarters = round(rotation(matrix, shape) / 90)
-    simpler = fit_upright(p[inliers], q[inliers], quarters)
-    of_simpler = float(np.median(np.abs(apply(simpler, p) - q)[inliers])) / diagonal
-    allowed = (_UPRIGHT_FACTOR + _UPRIGHT_FACTOR_SHARED / places) * residual + _UPRIGHT_MARGIN
-    if of_simpler > allowed or not is_plausible(simpler, shape):
-        return _Fit(matrix, places, residual, False, flipped)
-    return _Fit(simpler, places, of_simpler, True, flipped)
+    for simpler, is_upright in (
+        (fit_upright(p[inliers], q[inliers], quarters), True),
+        (fit_similarity(p[inliers], q[inliers]), False),
+    ):
+        of_simpler = float(np.median(np.abs(apply(simpler, p) - q)[inliers])) / diagonal
+        if of_simpler <= allowed and is_plausible(simpler, shape):
+            return _Fit(simpler, places, of_simpler, is_upright, True, flipped)
+    return _Fit(matrix, places, residual, False, False, flipped)
 
 
 def _places(p: Points, q: Points) -> int:
@@ -351,15 +395,18 @@ def _compare(query: Features, candidate: Features, fit: _Fit) -> Alignment:
     pixels = np.diag([float(query.grey.shape[1]), float(query.grey.shape[0]), 1])
     mirror = np.array([(-1.0, 0, 1), (0, 1, 0), (0, 0, 1)]) if fit.flipped else np.eye(3)
     transform = shares @ fit.matrix @ pixels @ mirror
+    enlarged = float(np.sqrt(np.linalg.det(jacobian(fit.matrix, query.grey.shape))))
     return Alignment(
         transform=tuple((transform / transform[2, 2]).ravel().tolist()),
         inliers=fit.inliers,
-        residual=fit.residual,
+        residual=fit.residual * float(np.hypot(*candidate.grey.shape)) / max(1.0, enlarged),
         overlap=overlap,
         query_overlap=query_overlap,
         agreement=agreement(query.grey, candidate.grey, fit.matrix),
         upright=fit.upright,
+        rigid=fit.rigid,
+        tilt=tilt(fit.matrix, query.grey.shape),
         flipped=fit.flipped,
         rotation=rotation(fit.matrix, query.grey.shape),
-        scale=reduced * float(np.sqrt(np.linalg.det(jacobian(fit.matrix, query.grey.shape)))),
+        scale=reduced * enlarged,
     )

@@ -50,6 +50,14 @@ def fit_upright(p: Points, q: Points, quarters: int) -> Matrix:
     return np.asarray(scale @ turn)
 
 
+def fit_similarity(p: Points, q: Points) -> Matrix:
+    """What a rotation and one scale can do, from p to q, of 2 pairs or more."""
+    equations = np.stack([p, np.ones(len(p))], axis=1)
+    turn, shift = np.linalg.lstsq(equations, q, rcond=None)[0]
+    cos, sin = turn.real, turn.imag
+    return np.array([(cos, -sin, shift.real), (sin, cos, shift.imag), (0, 0, 1)])
+
+
 def apply(matrix: Matrix, points: Points) -> Points:
     """Where the points go."""
     x, y, w = matrix @ np.stack([points.real, points.imag, np.ones(len(points))])
@@ -78,12 +86,18 @@ def rotation(matrix: Matrix, shape: tuple[int, ...]) -> float:
     return float(np.degrees(np.arctan2(nearest[1, 0], nearest[0, 0])))
 
 
+def tilt(matrix: Matrix, shape: tuple[int, ...]) -> float:
+    """The larger of the stretch in the middle and the foreshortening; 1 for a similarity."""
+    larger, smaller = np.linalg.svd(jacobian(matrix, shape), compute_uv=False)
+    depth = _depth(matrix, shape)
+    return float(max(larger / smaller, depth.max() / depth.min()))
+
+
 def is_plausible(matrix: Matrix, shape: tuple[int, ...]) -> bool:
     """Whether an edit would do it: no mirror; scale, stretch and foreshortening in bounds."""
     if not np.all(np.isfinite(matrix)):
         return False
-    at = corners(shape)
-    depth = matrix[2] @ np.stack([at.real, at.imag, np.ones(4)])
+    depth = _depth(matrix, shape)
     if depth.min() <= 0 or depth.max() > LARGEST_FORESHORTENING * depth.min():
         return False
     middle = jacobian(matrix, shape)
@@ -93,6 +107,12 @@ def is_plausible(matrix: Matrix, shape: tuple[int, ...]) -> bool:
         and SCALES[0] <= smaller
         and larger <= min(SCALES[1], LARGEST_STRETCH * smaller)
     )
+
+
+def _depth(matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
+    """How far away the corners seem to be, by a factor, (4,)."""
+    at = corners(shape)
+    return np.asarray(matrix[2] @ np.stack([at.real, at.imag, np.ones(4)]))
 
 
 def _least_squares(p: Points, q: Points, *, affine: bool) -> Matrix:

@@ -44,7 +44,7 @@ def evidence(alignment: Alignment) -> dict[str, Any]:
     return {
         "transform": [round(value, 6) for value in alignment.transform],
         "inliers": alignment.inliers,
-        "residual": round(alignment.residual, 6),
+        "residual": round(alignment.residual, 3),
         "overlap": round(alignment.overlap, 4),
         "query_overlap": round(alignment.query_overlap, 4),
         "agreement": round(alignment.agreement, 4),

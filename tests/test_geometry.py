@@ -25,6 +25,7 @@ from index.geometry import (
     features,
     is_copy,
 )
+from index.homography import corners, fit_homography
 
 Pixels = NDArray[np.uint8]
 SURE_EDITS = [
@@ -173,6 +174,26 @@ def test_a_camera_that_moved_is_not_an_edit(photographs: list[Image.Image]) -> N
     found = aligned(align(*views))
     assert found.inliers >= 20
     assert not is_copy(found)
+
+
+@pytest.mark.parametrize(("inwards", "copy"), [(0.0, True), (0.04, False), (0.2, True)])
+def test_a_part_that_is_slightly_tilted_is_what_a_camera_sees(
+    inwards: float, copy: bool, photographs: list[Image.Image]
+) -> None:
+    """Cut out as it is, or in much perspective, it is an edit; in between it proves nothing."""
+    seen = np.array([60 + 20j, 320 + 20j, 320 + 170j, 60 + 170j])
+    seen += 150j * inwards * np.array([0, 1, -1, 0])
+    matrix = fit_homography(corners((150, 260)), seen)
+    part = photographs[4].transform(
+        (260, 150),
+        Image.Transform.PERSPECTIVE,
+        (matrix / matrix[2, 2]).ravel()[:8].tolist(),
+        Image.Resampling.BICUBIC,
+    )
+    found = aligned(align(features(np.asarray(part)), features(np.asarray(photographs[4]))))
+    assert found.inliers >= 20
+    assert found.agreement > 0.95
+    assert is_copy(found) == copy
 
 
 def test_mirrored_features_are_those_of_the_mirrored_picture(

@@ -14,10 +14,12 @@ from index.homography import (
     corners,
     fit_affine,
     fit_homography,
+    fit_similarity,
     fit_upright,
     is_plausible,
     jacobian,
     rotation,
+    tilt,
 )
 
 SHAPE = (90, 160)
@@ -70,6 +72,22 @@ def test_what_is_not_upright_is_not_explained_by_quarter_turns() -> None:
     p = scattered(0)
     q = apply(turned(3), p)
     assert np.abs(apply(fit_upright(p, q, 0), p) - q).max() > 1
+
+
+@given(seed=st.integers(0, 1000), degrees=st.floats(-179, 179), scale=st.floats(0.2, 5))
+def test_rotations_of_one_scale_are_found_again_and_tilt_nothing(
+    seed: int, degrees: float, scale: float
+) -> None:
+    matrix = turned(degrees, scale)
+    p = scattered(seed)
+    assert fit_similarity(p, apply(matrix, p)) == pytest.approx(matrix, abs=1e-6)
+    assert tilt(matrix, SHAPE) == pytest.approx(1, abs=1e-6)
+
+
+def test_tilt_is_the_larger_of_stretch_and_foreshortening() -> None:
+    assert tilt(turned(20, across=1.5), SHAPE) == pytest.approx(1.5, rel=1e-6)
+    leaning = np.array([(1.0, 0, 0), (0, 1, 0), (1 / SHAPE[1], 0, 1)])
+    assert tilt(leaning, SHAPE) == pytest.approx(2)
 
 
 @given(degrees=st.floats(-179, 179), scale=st.floats(0.1, 10))
