@@ -61,10 +61,11 @@ class Progress:
     """How far the job is: what has been committed, by what came of it.
 
     ``added`` and ``updated`` were encoded, ``unchanged`` were not, ``left_out`` could not be
-    indexed; ``gone`` were in the source before. ``total`` is what the source holds.
+    indexed; ``gone`` were in the source before. ``total`` is what the source holds, None
+    where only fetching all of it would tell.
     """
 
-    total: int
+    total: int | None
     added: int = 0
     updated: int = 0
     unchanged: int = 0

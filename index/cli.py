@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "source",
         metavar="SOURCE",
-        type=Path,
-        help="a folder of images, a .parquet or .tar file, or a folder of those",
+        help="a folder of images, a .zip, .tar or .parquet file, a folder of those, or the URL of "
+        "one, such as s3://bucket/folder",
     )
     _add_encoder(command)
     command.add_argument(
@@ -292,7 +292,8 @@ def _summary(name: str, report: Report) -> str:
     if report.left_out is not None:
         text += f"\nwhat was left out, and why: {report.left_out}"
     if report.interrupted:
-        text += f"\ninterrupted after {done.done:,} of {done.total:,}; the same command goes on"
+        total = "" if done.total is None else f" of {done.total:,}"
+        text += f"\ninterrupted after {done.done:,}{total}; the same command goes on"
     return text
 
 

@@ -97,7 +97,7 @@ def test_an_item_of_a_folder_says_what_the_file_system_says(tmp_path: Path) -> N
     os.utime(tmp_path / "a.jpg", ns=(1, 1_700_000_000_123_456_000))
     (item,) = scan(tmp_path)
     assert item == SourceItem(
-        "a.jpg", f"file:{tmp_path}/a.jpg", len(b"a.jpg"), 1_700_000_000_123_456_000, None
+        "a.jpg", f"file:{tmp_path}/a.jpg", len(b"a.jpg"), 1_700_000_000_123_456_000, None, fetch=bytes
     )
 
 
@@ -520,8 +520,8 @@ def test_a_source_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused_at_once(tmp_path: Path) -> None:
-    write(tmp_path, "photo.jpg", "shards.zip")
-    for name in ("photo.jpg", "shards.zip"):
+    write(tmp_path, "photo.jpg", "shards.tar.gz")
+    for name in ("photo.jpg", "shards.tar.gz"):
         with pytest.raises(SourceUnreadable, match=r"is a file, expected a folder, a \.parquet"):
             scan(tmp_path / name)
 
