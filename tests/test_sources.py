@@ -97,7 +97,12 @@ def test_an_item_of_a_folder_says_what_the_file_system_says(tmp_path: Path) -> N
     os.utime(tmp_path / "a.jpg", ns=(1, 1_700_000_000_123_456_000))
     (item,) = scan(tmp_path)
     assert item == SourceItem(
-        "a.jpg", f"file:{tmp_path}/a.jpg", len(b"a.jpg"), 1_700_000_000_123_456_000, None, fetch=bytes
+        "a.jpg",
+        f"file:{tmp_path}/a.jpg",
+        len(b"a.jpg"),
+        1_700_000_000_123_456_000,
+        None,
+        fetch=bytes,
     )
 
 
