@@ -39,7 +39,16 @@ from index.sources.places import (
 from index.sources.tars import count_pictures, read_member, scan_tar
 from index.sources.zips import Span, count_members, read_span, scan_zip
 
-__all__ = ["LARGEST_FILE_BYTES", "SourceItem", "count", "locator_prefix", "path_of", "read", "scan"]
+__all__ = [
+    "LARGEST_FILE_BYTES",
+    "SourceItem",
+    "count",
+    "locator_prefix",
+    "path_of",
+    "read",
+    "scan",
+    "stamps",
+]
 
 Kind = Literal["file", "url", "parquet", "tar", "zip"]
 
@@ -109,6 +118,21 @@ def count(source: str | Path, *, past_damage: bool = False) -> int | None:
                 raise
             total += 1
     return total
+
+
+def stamps(source: str | Path) -> Iterator[tuple[str, int, int]]:
+    """Name, size in bytes and time of change of each file: images, or archives as a whole.
+
+    Reads no bytes: where any of this has changed, a scan may tell more. See ``SourceItem`` for
+    times at URLs.
+
+    Raises:
+        SourceNotFound, SourceUnreadable: as ``scan``.
+    """
+    found = _recognise(source)
+    if found.shards:
+        return ((shard.text, *shard.size_and_time()) for shard in found.shards)
+    return ((item.id, item.size_bytes, item.mtime_ns) for item in scan_folder(found.root))
 
 
 def locator_prefix(source: str | Path) -> str:
@@ -189,10 +213,10 @@ def _recognise(source: str | Path) -> _Found:
 def _entries(root: Place) -> list[Place]:
     """What a folder holds, without what is hidden; a file stands for itself."""
     if isinstance(root, Remote):
+        root.files.invalidate_cache()  # lists that an earlier scan has fetched
         if _suffix(root)[1:] in _SCANS:
             root.size_and_time()  # says so if it is not there
             return [root]
-        root.files.invalidate_cache()  # lists that an earlier scan has fetched
         return [entry for entry in root.entries() if not entry.name.startswith(".")]
     with reading(root):
         if not root.path.is_dir():

@@ -159,7 +159,8 @@ def place_of(source: str | Path) -> Place:
         SourceUnreadable: the URL cannot be used, for want of a package for one.
     """
     protocol, separator, rest = str(source).partition("://")
-    if isinstance(source, Path) or not separator or not re.fullmatch(r"[A-Za-z][\w+.:-]*", protocol):
+    is_url = separator and re.fullmatch(r"[A-Za-z][\w+.:-]*", protocol)
+    if isinstance(source, Path) or not is_url:
         # Links keep the name that they were given by, unlike with resolve().
         return Local(Path(os.path.normpath(Path(source).absolute())))
     if protocol in ("file", "local"):
