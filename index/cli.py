@@ -24,7 +24,7 @@ from typing import Any, Final, get_args
 from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
-from index.build import Progress, Report, Settings, build
+from index.build import PROCESSORS, Progress, Report, Settings, build, open_encoder
 from index.calibrate import CalibrationSettings
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
@@ -204,7 +204,7 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
         "--threads",
         type=_positive,
         metavar="N",
-        help="threads that encode on the CPU (default: one a physical core)",
+        help="threads that encode on the CPU (default: one a core)",
     )
 
 
@@ -317,11 +317,8 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _open_encoder(options: argparse.Namespace) -> Encoder:
-    encoder = Encoder(
-        options.encoder,
-        provider=options.provider,
-        threads=options.threads,
-        batch_size=options.batch_size,
+    encoder = open_encoder(
+        options.encoder, provider=options.provider, batch_size=options.batch_size
     )
     _say(
         f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
@@ -331,7 +328,12 @@ def _open_encoder(options: argparse.Namespace) -> Encoder:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    return Settings(options.workers, options.batch_size, options.max_pixels)
+    return Settings(
+        workers=options.workers,
+        batch_size=options.batch_size,
+        encoders=options.threads or PROCESSORS,
+        max_pixels=options.max_pixels,
+    )
 
 
 def _facts(name: str, encoder: Encoder, report: Report) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _PROJECT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(_PROJECT))
 
 from index import sources  # noqa: E402
-from index.build import Settings, build  # noqa: E402
+from index.build import Settings, build, open_encoder  # noqa: E402
 from index.collection import Catalog, Collection  # noqa: E402
 from index.encoder import DEFAULT_ENCODER, Encoder  # noqa: E402
 from index.errors import ImageError, SourceError  # noqa: E402
@@ -68,11 +68,8 @@ def main() -> int:
 
 def measure(options: argparse.Namespace, data: Path) -> int:
     """Time each stage alone, then the whole."""
-    encoder = Encoder(
-        options.encoder,
-        provider=options.provider,
-        threads=options.threads,
-        batch_size=options.batch_size,
+    encoder = open_encoder(
+        options.encoder, provider=options.provider, batch_size=options.batch_size
     )
     pixels, decoding = time_decoding(options, encoder)
     encoding = time_encoding(pixels, options, encoder)
@@ -82,7 +79,7 @@ def measure(options: argparse.Namespace, data: Path) -> int:
     )
     count = len(pixels)
     del pixels
-    settings = Settings(options.workers, options.batch_size)
+    settings = Settings(options.workers, options.batch_size, options.threads)
     with Catalog(data).create("benchmark", encoder) as collection:
         with Watch() as whole:
             report = build(options.source, collection, encoder, settings=settings)
