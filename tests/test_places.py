@@ -118,6 +118,26 @@ def test_links_and_ways_out_of_a_shard_at_a_url_are_refused(tmp_path: Path, buck
             item.read()
 
 
+def test_a_shard_of_one_long_sample_is_not_held_in_memory(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names such as IMG.0001.jpg are one sample: what is over the limit is fetched by itself."""
+    monkeypatch.setattr("index.sources.tars._HELD_BYTES", 1000)
+    pictures = [(f"IMG.{number}.jpg", bytes([number]) * 600) for number in range(4)]
+    write_tar(tmp_path / "a.tar", pictures)
+    upload(tmp_path, bucket)
+    asked: list[int] = []
+    span = Remote.span
+
+    def spied(self: Remote, offset: int, size: int) -> bytes:
+        asked.append(offset)
+        return span(self, offset, size)
+
+    monkeypatch.setattr(Remote, "span", spied)
+    assert [item.read() for item in scan(bucket)] == [data for _, data in pictures]
+    assert len(asked) == 3
+
+
 def test_a_shard_that_was_cut_off_on_the_way_is_named(tmp_path: Path, bucket: str) -> None:
     path = write_tar(tmp_path / "a.tar", [(f"{n}.jpg", b"x" * 600) for n in range(3)])
     path.write_bytes(path.read_bytes()[: 1536 + 900])
@@ -249,7 +269,7 @@ def test_where_no_time_is_known_the_bytes_tell(
 
 @pytest.mark.parametrize(
     ("protocol", "package"),
-    [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs"), ("sftp", "paramiko")],
+    [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs"), ("sftp", "paramiko"), ("https", "aiohttp")],
 )
 def test_a_protocol_without_its_package_says_which(protocol: str, package: str) -> None:
     try:

@@ -574,6 +574,10 @@ def test_the_prefix_tells_neighbouring_sources_apart(tmp_path: Path) -> None:
         "parquet:/a#-1",
         "tar:/a#1",
         "tar:/a#x+1",
+        "tar:/a#1+" + "9" * 5000,
+        "zip:/a#1+2+3",
+        "url:/a.jpg",
+        "url:a.jpg",
     ],
 )
 def test_what_is_no_locator_is_refused(locator: str) -> None:

@@ -117,6 +117,7 @@ def test_links_devices_and_names_that_lead_out_are_refused_one_by_one(tmp_path: 
 def altered(path: Path, name: str, **fields: int) -> None:
     """Change what the list at the end says of a member, and its own header: APPNOTE.TXT 4.3."""
     places = {"flags": (6, 8, "<H"), "method": (8, 10, "<H"), "size": (22, 24, "<I")}
+    places["packed"] = (18, 20, "<I")
     data = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         own = archive.getinfo(name).header_offset
@@ -138,6 +139,7 @@ def altered(path: Path, name: str, **fields: int) -> None:
         ({"size": 99}, "size or checksum is not as stated"),
         ({"size": 10_001}, "size or checksum is not as stated"),
         ({"size": LARGEST_FILE_BYTES + 1}, "bytes, expected at most"),
+        ({"packed": LARGEST_FILE_BYTES + 1}, "bytes, expected at most"),
     ],
 )
 def test_what_cannot_be_unpacked_is_named_and_fails_alone(

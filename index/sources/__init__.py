@@ -154,14 +154,15 @@ def read(locator: str) -> bytes:
     if kind == "url" and isinstance(place := place_of(unescape(text)), Remote):
         return place.read()
     text, _, position = text.rpartition("#")
-    numbers = [int(number) for number in re.findall(r"\d+", position)]
-    shape = re.sub(r"\d{1,18}", "0", position, flags=re.ASCII)
-    if (kind, shape) == ("parquet", "0"):
-        return read_row(place_of(unescape(text)), *numbers)
-    if (kind, shape) == ("tar", "0+0"):
-        return read_member(place_of(unescape(text)), *numbers)
-    if (kind, shape) == ("zip", "0+0+0+0"):
-        return read_span(place_of(unescape(text)), Span(*numbers))
+    numbers = position.split("+")
+    known = (kind, len(numbers)) in (("parquet", 1), ("tar", 2), ("zip", 4))
+    if known and all(re.fullmatch(r"[0-9]{1,18}", number) for number in numbers):
+        place, (first, *others) = place_of(unescape(text)), map(int, numbers)
+        if kind == "parquet":
+            return read_row(place, first)
+        if kind == "tar":
+            return read_member(place, first, *others)
+        return read_span(place, Span(first, *others))
     raise SourceUnreadable(
         f"{locator!r} is no locator, expected file:, url:, parquet:, tar: or zip: and a path"
     )

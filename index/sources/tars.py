@@ -14,6 +14,7 @@ from index.sources.item import LARGEST_FILE_BYTES, SourceItem, empty_span, is_pi
 from index.sources.places import Place, escape, reading
 
 _LARGEST_LABEL_BYTES: Final = 1 << 20
+_HELD_BYTES: Final = 1 << 26  # of one sample; names with dots can make a whole shard one
 
 
 class _Member(NamedTuple):
@@ -65,14 +66,16 @@ def _samples(place: Place) -> Iterator[list[_Member]]:
     """Neighbouring members whose names are equal up to the first dot of the last part."""
     sample: list[_Member] = []
     sample_key = None
+    held = 0
     try:
         for member in _members(place):
             folder, _, base = member.header.name.rpartition("/")
             key = (folder, base.partition(".")[0])
             if key != sample_key and sample:
                 yield sample
-                sample = []
-            sample.append(member)
+                sample, held = [], 0
+            held += len(member.data or b"")
+            sample.append(member if held <= _HELD_BYTES else member._replace(data=None))
             sample_key = key
     except SourceError:
         if sample:  # what came before the damage is whole

@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from index.errors import SourceNotFound, SourceUnreadable
-from index.sources.item import SourceItem, empty_span, is_picture, leads_out
+from index.sources.item import LARGEST_FILE_BYTES, SourceItem, empty_span, is_picture, leads_out
 from index.sources.places import Place, escape, reading
 
 # A member's own header (APPNOTE.TXT 4.3.7): signature, version, flags, method, time, date, CRC,
@@ -74,11 +74,16 @@ def read_span(place: Place, span: Span) -> bytes:
     """
     if span.size == 0:
         raise empty_span(place.text, span.offset)
+    here = f"the member at byte {span.offset} of {place.text}"
+    if max(span.packed, span.size) > LARGEST_FILE_BYTES:
+        raise SourceUnreadable(
+            f"{here} has {max(span.packed, span.size):,} bytes, "
+            f"expected at most {LARGEST_FILE_BYTES:,}"
+        )
     data = place.span(span.offset, _HEADER.size + _USUAL_NAME_BYTES + span.packed)
     if len(data) < _HEADER.size or not data.startswith(_SIGNATURE):
         raise SourceNotFound(f"{place.text} has no member at byte {span.offset} any more")
     _, _, flags, method, *_, name_bytes, extra_bytes = _HEADER.unpack_from(data)
-    here = f"the member at byte {span.offset} of {place.text}"
     if flags & _ENCRYPTED:
         raise SourceUnreadable(f"{here} is encrypted")
     start = _HEADER.size + name_bytes + extra_bytes
