@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, look at it, check, calibrate, tidy it up.
+"""``kindred-index``: build a collection of images, follow its source, check, calibrate, tidy up.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -299,7 +299,8 @@ def _watch(options: argparse.Namespace) -> int:
             if options.json:
                 _print_json(_facts(options.collection, encoder, report))
             else:
-                _print(f"{datetime.now():%H:%M:%S} {_summary(options.collection, report)}")
+                line = _summary(options.collection, report).replace("\n", "; ")
+                _print(f"{datetime.now():%H:%M:%S} {line}")
 
         report = watch(
             options.source,

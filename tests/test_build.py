@@ -403,7 +403,9 @@ def test_another_encoder_or_another_job_is_refused(
         run(source, collection, encoder)
 
 
-@pytest.mark.parametrize("settings", [{"workers": 0}, {"batch_size": 0}, {"max_pixels": -1}])
+@pytest.mark.parametrize(
+    "settings", [{"workers": 0}, {"batch_size": 0}, {"encoders": 0}, {"max_pixels": -1}]
+)
 def test_settings_are_checked(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected 1 or more"):
         Settings(**settings)

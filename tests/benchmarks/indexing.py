@@ -21,8 +21,6 @@ collection with one that was made without interruption.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import itertools
 import json
 import os
 import random
@@ -30,9 +28,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +45,7 @@ from index import sources  # noqa: E402
 from index.build import Settings, build, open_encoder  # noqa: E402
 from index.collection import Catalog, Collection  # noqa: E402
 from index.encoder import DEFAULT_ENCODER, Encoder  # noqa: E402
-from index.errors import ImageError, SourceError  # noqa: E402
-from index.fingerprint import perceptual_hash  # noqa: E402
-from index.image import Picture  # noqa: E402
+from index.outcomes import Comparison, Embed  # noqa: E402
 
 _KILLS = 5
 _STAGES = ("read, hash and decode alone", "encode alone")
@@ -90,12 +86,12 @@ def measure(options: argparse.Namespace, data: Path) -> int:
     settings = Settings(options.workers, options.batch_size, options.threads)
     costs: dict[str, list[Cost]] = {name: [] for name in (*_STAGES, _WHOLE, _AGAIN)}
     for number in range(options.rounds):
-        pixels, cost = time_decoding(options, encoder)
-        costs[_STAGES[0]].append(cost)
-        costs[_STAGES[1]].append(time_encoding(pixels, options, encoder))
-        count = len(pixels)
-        del pixels
         with Catalog(data).create(f"round{number}", encoder) as collection:
+            pixels, cost = time_decoding(options, encoder, collection)
+            costs[_STAGES[0]].append(cost)
+            costs[_STAGES[1]].append(time_encoding(pixels, options, encoder))
+            count = len(pixels)
+            del pixels
             for name in (_WHOLE, _AGAIN):
                 with Watch() as watch:
                     build(options.source, collection, encoder, settings=settings)
@@ -163,28 +159,20 @@ class Watch:
 
 
 def time_decoding(
-    options: argparse.Namespace, encoder: Encoder
+    options: argparse.Namespace, encoder: Encoder, collection: Collection
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Cost]:
-    """All pixels, (N, S, S, 3), and what it took to get them and all hashes."""
-
-    def decode(item: sources.SourceItem) -> Picture | None:
-        try:
-            data = item.read()
-            hashlib.sha256(data).hexdigest()
-            picture = encoder.load(data)
-            perceptual_hash(picture.fingerprint.small)
-            return picture
-        except (ImageError, SourceError):
-            return None
-
-    with Watch() as watch, ThreadPoolExecutor(options.workers) as pool:
-        pictures = [
-            picture.pixels
-            for chunk in chunks(sources.scan(options.source), 8 * options.batch_size)
-            for picture in pool.map(decode, chunk)
-            if picture is not None
-        ]
-    return np.stack(pictures), watch.cost
+    """All pixels, (N, S, S, 3), and what it took the job's own first stages to get them."""
+    comparison = Comparison(
+        options.source,
+        collection.store,
+        encoder,
+        prefix="",
+        workers=options.workers,
+        max_pixels=Settings.max_pixels,
+    )
+    with Watch() as watch:
+        outcomes = list(comparison.outcomes(threading.Event(), ahead=8 * options.batch_size))
+    return np.stack([each.pixels for each in outcomes if isinstance(each, Embed)]), watch.cost
 
 
 def time_encoding(
@@ -198,12 +186,6 @@ def time_encoding(
     with Watch() as watch, ThreadPoolExecutor(options.threads) as pool:
         deque(pool.map(encoder.encode, batches), maxlen=0)
     return watch.cost
-
-
-def chunks(items: Iterator[sources.SourceItem], size: int) -> Iterator[list[sources.SourceItem]]:
-    """Lists of ``size`` items, so that a large source is never in memory as a whole."""
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
 
 
 # Peers
