@@ -515,6 +515,13 @@ def test_one_file_with_nothing_to_read_is_refused_even_past_damage(
             look()
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "tar", "zip"])
+def test_a_named_pipe_is_no_archive_and_nobody_waits_for_it(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    (item,) = scan(tmp_path, past_damage=True)
+    assert "no regular file" in str(item.damage)
+
+
 # Which kind of source it is
 
 

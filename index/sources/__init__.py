@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from index.errors import SourceError, SourceUnreadable
-from index.sources.folders import count_folder, read_file, scan_folder
+from index.sources.folders import count_folder, scan_folder
 from index.sources.item import LARGEST_FILE_BYTES, SourceItem, is_picture
 from index.sources.parquet import count_rows, read_row, scan_parquet
 from index.sources.places import (
@@ -150,7 +150,7 @@ def read(locator: str) -> bytes:
     """
     kind, _, text = locator.partition(":")
     if kind == "file":
-        return read_file(Path(unescape(text)))
+        return Local(Path(unescape(text))).read()
     if kind == "url" and isinstance(place := place_of(unescape(text)), Remote):
         return place.read()
     text, _, position = text.rpartition("#")

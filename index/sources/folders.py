@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from index.errors import SourceError, SourceUnreadable
+from index.errors import SourceError
 from index.sources.item import SourceItem, is_picture
 from index.sources.places import Local, Place, Remote, escape, reading
 
@@ -54,7 +52,7 @@ def _scan_local(root: Path) -> Iterator[SourceItem]:
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
             label=escape(parts[0]) if len(parts) > 1 else None,
-            fetch=partial(read_file, path),
+            fetch=Local(path).read,
         )
 
 
@@ -90,12 +88,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, or to where nobody may look
         return False
-
-
-def read_file(path: Path) -> bytes:
-    """The bytes of a file of this machine; a source's errors otherwise."""
-    with reading(Local(path)):
-        # A named pipe would keep the reader waiting for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise SourceUnreadable(f"{path} is a folder that cannot be listed, or no regular file")
-        return path.read_bytes()

@@ -79,8 +79,8 @@ def _held(place: Place, row: int, data: bytes | None) -> bytes:
 def _open(place: Place) -> Iterator[pq.ParquetFile]:
     with reading(place), ExitStack() as stack:
         # Arrow reads a file of this machine by itself, which takes no lock of Python's.
-        local = isinstance(place, Local)
-        readable: Any = place.path if local else stack.enter_context(place.open())
+        opened = stack.enter_context(place.open())
+        readable: Any = place.path if isinstance(place, Local) else opened
         # The buffer makes Arrow stream a row group's pages; without one it reads the group whole.
         file = stack.enter_context(pq.ParquetFile(readable, buffer_size=_READ_BUFFER_BYTES))
         schema = file.schema_arrow

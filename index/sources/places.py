@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 import struct
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final
 from urllib.parse import urlsplit
 
 import fsspec
@@ -37,7 +38,7 @@ class Local:
 
     path: Path
 
-    is_remote: Final = False
+    is_remote: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -50,8 +51,18 @@ class Local:
         return escape(str(self.path))
 
     def open(self) -> BinaryIO:
-        """The file, to be read and to seek in."""
+        """The file, to be read and to seek in; a source's errors where it is none."""
+        # A named pipe would keep the reader waiting for ever.
+        if not stat.S_ISREG(self.path.stat().st_mode):
+            raise SourceUnreadable(
+                f"{self.text} is a folder that cannot be listed, or no regular file"
+            )
         return self.path.open("rb")
+
+    def read(self) -> bytes:
+        """All bytes of the file."""
+        with reading(self), self.open() as file:
+            return file.read()
 
     def span(self, offset: int, size: int) -> bytes:
         """Bytes of the file from ``offset``; fewer than ``size`` where it ends before."""
@@ -77,7 +88,7 @@ class Remote:
     path: str = field(repr=False, compare=False)  # what that calls it
     facts: dict[str, Any] = field(repr=False, compare=False, default_factory=dict)
 
-    is_remote: Final = True
+    is_remote: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
