@@ -1,10 +1,12 @@
 """The batch job: brings a collection in step with a source of images.
 
-    scan, compare      read, hash, decode      encode, commit
-    one thread         worker threads          one thread, a batch at a time
+    scan, compare      read, hash, decode      encode                 commit
+    one thread         worker threads          a thread a batch       the first thread again
 
-Each batch is one transaction. Stopped at any point, even by SIGKILL, the same call goes on where
-the last commit was: what is stored already is recognised by size, time of change and SHA-256.
+No stage waits for another while there is room between them, so every processor is busy. Batches
+are committed in the source's order, each in one transaction. Stopped at any point, even by SIGKILL,
+the same call goes on where the last commit was: what is stored already is recognised by size, time
+of change and SHA-256.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -25,7 +28,7 @@ import numpy as np
 
 from index import image, sources
 from index.collection import Collection
-from index.encoder import Encoder
+from index.encoder import CPU, Encoder, Provider, count_cuda_devices
 from index.errors import CollectionLocked, SourceError
 from index.files import held_alone, make_folder
 from index.outcomes import Comparison, Embed, Embedded, LeaveOut, Outcome, Touch
@@ -33,9 +36,12 @@ from index.records import Known
 from index.transactions import Transaction
 
 _LARGEST_COMMIT: Final = 512
-_PROCESSORS: Final = (
+_IMAGES_A_THREAD: Final = 8
+_ON_A_GPU: Final = 2  # one is copied there while the other is encoded
+PROCESSORS: Final = (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 )
+"""That this process may use."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +49,17 @@ class Settings:
     """How the job runs; none of it changes the result but ``max_pixels``.
 
     ``workers`` threads read and decode, ``batch_size`` images are encoded and committed at once,
-    images of more than ``max_pixels`` are left out.
+    ``encoders`` batches are encoded side by side (on a GPU two), images of more than ``max_pixels``
+    are left out.
     """
 
-    workers: int = _PROCESSORS
+    workers: int = PROCESSORS
     batch_size: int = 32
+    encoders: int = PROCESSORS
     max_pixels: int = image.DEFAULT_MAX_PIXELS
 
     def __post_init__(self) -> None:
-        for name in ("workers", "batch_size", "max_pixels"):
+        for name in ("workers", "batch_size", "encoders", "max_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
 
@@ -61,10 +69,11 @@ class Progress:
     """How far the job is: what has been committed, by what came of it.
 
     ``added`` and ``updated`` were encoded, ``unchanged`` were not, ``left_out`` could not be
-    indexed; ``gone`` were in the source before. ``total`` is what the source holds.
+    indexed; ``gone`` were in the source before. ``total`` is what the source holds, None
+    where only fetching all of it would tell.
     """
 
-    total: int
+    total: int | None
     added: int = 0
     updated: int = 0
     unchanged: int = 0
@@ -96,6 +105,17 @@ class Report:
         return (self.progress.added + self.progress.updated) / max(self.seconds, 1e-9)
 
 
+def open_encoder(path: Path | str, *, provider: Provider = "auto", batch_size: int = 32) -> Encoder:
+    """An encoder that suits a job; raises as ``Encoder``.
+
+    On a CPU it has one thread, since threads that share a batch wait for each other in every layer,
+    and runs a few images at once, which stay in the caches: the job runs it side by side instead.
+    """
+    on_cpu = provider == "cpu" or not count_cuda_devices()
+    at_once = min(batch_size, _IMAGES_A_THREAD) if on_cpu else batch_size
+    return Encoder(path, provider=provider, threads=1, batch_size=at_once)
+
+
 def build(
     source: str | Path,
     collection: Collection,
@@ -111,7 +131,8 @@ def build(
     Ids are the source's own, each with ``prefix`` before it. New and changed images are encoded,
     those that are no longer there are marked gone, those that cannot be read are left out and
     reported. So is a damaged shard, after what could be read of it; of what came from it before,
-    nothing is marked gone. When ``stop`` is set, the batch in flight is finished and the job ends.
+    nothing is marked gone. When ``stop`` is set, the batches in flight are finished and the job
+    ends.
 
     Raises:
         SourceNotFound, SourceUnreadable: of the source as a whole; finished batches are kept.
@@ -131,17 +152,21 @@ def build(
             workers=settings.workers,
             max_pixels=settings.max_pixels,
         )
-        outcomes = comparison.outcomes(stop, ahead=2 * settings.batch_size + settings.workers)
+        encoders = settings.encoders if encoder.provider == CPU else _ON_A_GPU
+        ahead = (encoders + 1) * settings.batch_size + settings.workers
+        outcomes = comparison.outcomes(stop, ahead=ahead)
         total = Progress(total=sources.count(source, past_damage=True))
-        writer = _Writer(collection, encoder, comparison.root, settings.batch_size, total, progress)
+        writer = _Writer(
+            collection, encoder, comparison.root, settings.batch_size, encoders, total, progress
+        )
         with closing(writer), closing(outcomes):
             try:
                 for outcome in outcomes:
                     writer.add(outcome)
             except SourceError:
-                writer.commit()
+                writer.finish()
                 raise
-            writer.commit()
+            writer.finish()
             if not stop.is_set():
                 writer.mark_gone()
     if not stop.is_set():
@@ -159,6 +184,7 @@ class _Writer:
         encoder: Encoder,
         root: str,
         batch_size: int,
+        encoders: int,
         progress: Progress,
         tell: Callable[[Progress], None],
     ) -> None:
@@ -168,7 +194,10 @@ class _Writer:
         self._encoder = encoder
         self._root = root
         self._batch_size = batch_size
+        self._encoders = encoders
         self._tell = tell
+        self._pool = ThreadPoolExecutor(encoders, "encode")
+        self._encoding: deque[Future[list[Outcome]]] = deque()
         self._waiting: list[Outcome] = []
         self._to_encode = 0  # of those that are waiting
         self._seen = bytearray()  # by key: 1 where this job has met the item
@@ -176,23 +205,36 @@ class _Writer:
         self._list: TextIO | None = None
 
     def close(self) -> None:
-        """Finish the list of what was left out."""
+        """Finish the list of what was left out; what is not committed yet is dropped."""
+        self._pool.shutdown(cancel_futures=True)
         if self._list is not None:
             self._list.flush()
             os.fsync(self._list.fileno())
             self._list.close()
 
     def add(self, outcome: Outcome) -> None:
-        """Take an outcome; a full batch is committed at once."""
+        """Take an outcome; a full batch goes on to be encoded, and the oldest is committed."""
         self._waiting.append(outcome)
         self._to_encode += isinstance(outcome, Embed)
         if self._to_encode >= self._batch_size or len(self._waiting) >= _LARGEST_COMMIT:
-            self.commit()
+            self._hand_over()
+            # One more than are encoded at once: the next is at hand while the oldest is committed.
+            while len(self._encoding) > self._encoders:
+                self._commit(self._encoding.popleft().result())
 
-    def commit(self) -> None:
-        """Encode what is waiting, and store it in one transaction."""
-        outcomes = self._encoded(self._waiting)
+    def finish(self) -> None:
+        """Encode what is waiting, and commit everything."""
+        self._hand_over()
+        while self._encoding:
+            self._commit(self._encoding.popleft().result())
+
+    def _hand_over(self) -> None:
+        if self._waiting:
+            self._encoding.append(self._pool.submit(self._encoded, self._waiting))
         self._waiting, self._to_encode = [], 0
+
+    def _commit(self, outcomes: list[Outcome]) -> None:
+        """Store a batch in one transaction."""
         with self._collection.store.write() as transaction:
             settled = [self._settle(outcome, transaction) for outcome in outcomes]
         self._account_for(settled)

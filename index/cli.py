@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, look at it, check, keep, calibrate, tidy it.
+"""``kindred-index``: build a collection of images, follow its source, check, keep and tidy it up.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -10,19 +10,21 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
-from index.build import Progress, Report, Settings, build
+from index.build import PROCESSORS, Progress, Report, Settings, build, open_encoder
 from index.calibrate import CalibrationSettings
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
@@ -35,6 +37,7 @@ from index.policies import DEFAULT_POLICY, POLICIES, Policy
 from index.report import Terms, printable, write_csv, write_html
 from index.snapshots import Contents
 from index.tidy import tidy, undo_all
+from index.watch import watch
 
 DONE: Final = 0
 LEFT_OUT: Final = 1
@@ -69,39 +72,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _add(commands, "build", _build, "bring a collection in step with a source of images")
-    command.add_argument(
-        "source",
-        metavar="SOURCE",
-        type=Path,
-        help="a folder of images, a .parquet or .tar file, or a folder of those",
+    _add_job(command)
+
+    command = _add(
+        commands, "watch", _watch, "build a collection, and again whenever its source changes"
     )
-    _add_encoder(command)
+    _add_job(command)
     command.add_argument(
-        "--batch-size",
-        type=_positive,
-        default=Settings.batch_size,
-        metavar="N",
-        help="images encoded and committed at once (default: %(default)s)",
-    )
-    command.add_argument(
-        "--workers",
-        type=_positive,
-        default=Settings.workers,
-        metavar="N",
-        help="threads that read and decode (default: one a processor, here %(default)s)",
-    )
-    command.add_argument(
-        "--max-pixels",
-        type=_positive,
-        default=DEFAULT_MAX_PIXELS,
-        metavar="N",
-        help="leave out images of more pixels than this (default: %(default)s)",
-    )
-    command.add_argument(
-        "--prefix",
-        default="",
-        metavar="TEXT",
-        help="text before every id, where two sources have the same ids",
+        "--every",
+        type=_seconds,
+        default=5.0,
+        metavar="SECONDS",
+        help="between two looks at names, sizes and times (default: %(default)s)",
     )
 
     command = _add(commands, "inspect", _inspect, "say what a collection holds")
@@ -236,8 +218,52 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
         "--threads",
         type=_positive,
         metavar="N",
-        help="threads that encode on the CPU (default: one a physical core)",
+        help="threads that encode on the CPU (default: one a core)",
     )
+
+
+def _add_job(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a folder of images, a .zip, .tar or .parquet file, a folder of those, or the URL of "
+        "one, such as s3://bucket/folder",
+    )
+    _add_encoder(command)
+    command.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=Settings.batch_size,
+        metavar="N",
+        help="images encoded and committed at once (default: %(default)s)",
+    )
+    command.add_argument(
+        "--workers",
+        type=_positive,
+        default=Settings.workers,
+        metavar="N",
+        help="threads that read and decode (default: one a processor, here %(default)s)",
+    )
+    command.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="leave out images of more pixels than this (default: %(default)s)",
+    )
+    command.add_argument(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help="text before every id, where two sources have the same ids",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
+    return value
 
 
 def _positive(text: str) -> int:
@@ -247,21 +273,11 @@ def _positive(text: str) -> int:
     return value
 
 
-# build
+# build, watch
 
 
 def _build(options: argparse.Namespace) -> int:
-    encoder = Encoder(
-        options.encoder,
-        provider=options.provider,
-        threads=options.threads,
-        batch_size=options.batch_size,
-    )
-    _say(
-        f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
-        f"{encoder.fit.size} px, on {encoder.provider}"
-    )
-    settings = Settings(options.workers, options.batch_size, options.max_pixels)
+    encoder = _open_encoder(options)
     with (
         Catalog(options.data).create(options.collection, encoder) as collection,
         _stoppable() as stop,
@@ -271,29 +287,81 @@ def _build(options: argparse.Namespace) -> int:
             options.source,
             collection,
             encoder,
-            settings=settings,
+            settings=_settings(options),
             prefix=options.prefix,
             progress=bar.show,
             stop=stop,
         )
     _say(_summary(options.collection, report))
     if options.json:
-        left_out = None if report.left_out is None else str(report.left_out)
-        _print_json(
-            {
-                "collection": options.collection,
-                "encoder": encoder.sha256,
-                "provider": encoder.provider,
-                **dataclasses.asdict(report.progress),
-                "seconds": round(report.seconds, 3),
-                "images_per_second": round(report.images_per_second, 2),
-                "interrupted": report.interrupted,
-                "report": left_out,
-            }
-        )
+        _print_json(_facts(options.collection, encoder, report))
     if report.interrupted:
         return 128 + stop.signal
     return LEFT_OUT if report.progress.left_out else DONE
+
+
+def _watch(options: argparse.Namespace) -> int:
+    encoder = _open_encoder(options)
+    with (
+        Catalog(options.data).create(options.collection, encoder) as collection,
+        _stoppable() as stop,
+        _Bar(options.collection) as bar,
+    ):
+
+        def tell(report: Report) -> None:
+            bar.close()  # of the first job, which may be long; a line is enough for the others
+            if options.json:
+                _print_json(_facts(options.collection, encoder, report))
+            else:
+                line = _summary(options.collection, report).replace("\n", "; ")
+                _print(f"{datetime.now():%H:%M:%S} {line}")
+
+        report = watch(
+            options.source,
+            collection,
+            encoder,
+            settings=_settings(options),
+            prefix=options.prefix,
+            every_seconds=options.every,
+            progress=bar.show,
+            tell=tell,
+            warn=lambda reason: _say(f"kindred-index: waiting: {reason}"),
+            stop=stop,
+        )
+    return 128 + stop.signal if report.interrupted else DONE  # to be stopped is how it ends
+
+
+def _open_encoder(options: argparse.Namespace) -> Encoder:
+    encoder = open_encoder(
+        options.encoder, provider=options.provider, batch_size=options.batch_size
+    )
+    _say(
+        f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
+        f"{encoder.fit.size} px, on {encoder.provider}"
+    )
+    return encoder
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        workers=options.workers,
+        batch_size=options.batch_size,
+        encoders=options.threads or PROCESSORS,
+        max_pixels=options.max_pixels,
+    )
+
+
+def _facts(name: str, encoder: Encoder, report: Report) -> dict[str, Any]:
+    return {
+        "collection": name,
+        "encoder": encoder.sha256,
+        "provider": encoder.provider,
+        **dataclasses.asdict(report.progress),
+        "seconds": round(report.seconds, 3),
+        "images_per_second": round(report.images_per_second, 2),
+        "interrupted": report.interrupted,
+        "report": None if report.left_out is None else str(report.left_out),
+    }
 
 
 def _summary(name: str, report: Report) -> str:
@@ -306,7 +374,8 @@ def _summary(name: str, report: Report) -> str:
     if report.left_out is not None:
         text += f"\nwhat was left out, and why: {report.left_out}"
     if report.interrupted:
-        text += f"\ninterrupted after {done.done:,} of {done.total:,}; the same command goes on"
+        total = "" if done.total is None else f" of {done.total:,}"
+        text += f"\ninterrupted after {done.done:,}{total}; the same command goes on"
     return text
 
 
@@ -342,6 +411,8 @@ class _Bar:
         self._bar: tqdm[Any] = tqdm(desc=name, unit=" images", mininterval=_BAR_SECONDS)
 
     def show(self, progress: Progress) -> None:
+        if self._bar.disable:
+            return
         self._bar.total = progress.total
         self._bar.set_postfix(left_out=progress.left_out, refresh=False)
         self._bar.update(progress.done - self._bar.n)
@@ -350,6 +421,10 @@ class _Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Show nothing more."""
         self._bar.close()
 
 
@@ -612,7 +687,7 @@ def _print(text: str) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, default=bytes.hex))
+    _print(json.dumps(value, ensure_ascii=False, default=bytes.hex))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ Provider = Literal["auto", "cuda", "cpu"]
 DEFAULT_ENCODER: Final = Path(__file__).parent / "data" / "default.onnx"
 """The encoder that ships with Kindred."""
 
-_CPU: Final = "CPUExecutionProvider"
+CPU: Final = "CPUExecutionProvider"
+"""The provider that needs no GPU."""
+
 _CUDA: Final = "CUDAExecutionProvider"
 _CUDA_OPTIONS: Final = {
     # Vectors made on a GPU are searched with queries encoded on a CPU: TF32's ten bits of
@@ -168,7 +170,7 @@ def _open(
             if provider == "cuda":
                 raise
             _log.warning("%s; the CPU does the work instead", error)
-    return _prove(open_session(model, path, options, [_CPU]), path)
+    return _prove(open_session(model, path, options, [CPU]), path)
 
 
 def _open_on_cuda(
@@ -181,7 +183,7 @@ def _open_on_cuda(
         raise ArtifactError("the NVIDIA driver is missing or shows no GPU, expected at least one")
     with contextlib.redirect_stdout(sys.stderr):  # they print, and stdout may be a JSON answer
         onnxruntime.preload_dlls()  # CUDA's libraries, where pip has installed them
-        session = open_session(model, path, options, [(_CUDA, _CUDA_OPTIONS), _CPU])
+        session = open_session(model, path, options, [(_CUDA, _CUDA_OPTIONS), CPU])
     if session.get_providers()[0] != _CUDA:
         raise ArtifactError(
             "there is a GPU, but ONNX Runtime cannot start CUDA on it: "

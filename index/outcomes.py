@@ -139,7 +139,12 @@ class Comparison:
         except InvalidId as error:
             return LeaveOut(item, name, None, str(error))
         before = snapshot.known(name)
-        if before is None or not before.embedded or not self._is_same_file(item, before):
+        if (
+            before is None
+            or not before.embedded
+            or item.mtime_ns == 0  # only its bytes can tell
+            or not self._is_same_file(item, before)
+        ):
             return _Unclear(item, name, before)
         return (Keep if before.state == "present" else Touch)(item, name, before)
 
@@ -165,7 +170,8 @@ class Comparison:
             record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
             if before is not None and before.embedded and before.sha256 == record.sha256:
                 # An upload stays one: its bytes are kept, whatever becomes of the file.
-                return (Keep if before.root is None else Touch)(*given)
+                is_known = before.root is None or not self._has_moved(item, before)
+                return (Keep if is_known else Touch)(*given)
             if before is not None and self._is_taken(before):
                 reason = f"its id belongs to {before.source}; a prefix would tell the two apart"
                 return LeaveOut(*given, reason)
@@ -191,6 +197,11 @@ class Comparison:
             before.size_bytes,
             before.mtime_ns,
         )
+
+    def _has_moved(self, item: SourceItem, before: Known) -> bool:
+        """Whether an image of the same bytes was last seen elsewhere, gone, or at another time."""
+        now = ("present", self.root, item.locator, item.mtime_ns)
+        return now != (before.state, before.root, before.source, before.mtime_ns)
 
     def _says(self, before: Known, item: SourceItem, error: Exception) -> bool:
         """Whether it is known already that this file cannot be read, and why."""

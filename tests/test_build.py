@@ -52,9 +52,11 @@ class CountingEncoder(Encoder):
     """An encoder that remembers how many pictures it was asked to encode."""
 
     encoded = 0
+    _lock = threading.Lock()
 
     def encode(self, pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Encoding:
-        self.encoded += len(pixels)
+        with self._lock:
+            self.encoded += len(pixels)
         return super().encode(pixels)
 
 
@@ -68,7 +70,7 @@ def run(source: Path, collection: Collection, encoder: Encoder, **options: objec
         source,
         collection,
         encoder,
-        settings=Settings(workers=2, batch_size=4),
+        settings=Settings(workers=2, batch_size=4, encoders=2),
         **options,  # type: ignore[arg-type]
     )
 
@@ -401,7 +403,9 @@ def test_another_encoder_or_another_job_is_refused(
         run(source, collection, encoder)
 
 
-@pytest.mark.parametrize("settings", [{"workers": 0}, {"batch_size": 0}, {"max_pixels": -1}])
+@pytest.mark.parametrize(
+    "settings", [{"workers": 0}, {"batch_size": 0}, {"encoders": 0}, {"max_pixels": -1}]
+)
 def test_settings_are_checked(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="expected 1 or more"):
         Settings(**settings)
@@ -410,9 +414,11 @@ def test_settings_are_checked(settings: dict[str, int]) -> None:
 # Stopped on the way
 
 
-def test_a_job_that_is_asked_to_stop_finishes_its_batch_and_goes_on_later(
+def test_a_job_that_is_asked_to_stop_finishes_what_it_began_and_goes_on_later(
     source: Path, collection: Collection, counting: CountingEncoder
 ) -> None:
+    for seed in range(6, 40):
+        (source / f"{seed}.jpg").write_bytes(jpeg(seed))
     stop = threading.Event()
     told: list[Progress] = []
 
@@ -422,11 +428,11 @@ def test_a_job_that_is_asked_to_stop_finishes_its_batch_and_goes_on_later(
 
     report = run(source, collection, counting, progress=tell, stop=stop)
     assert report.interrupted
-    assert counts(report) == {"added": 4}, "one batch"
-    assert [progress.done for progress in told][:1] == [4]
+    assert counts(report) == {"added": 12}, "the batch just stored, and the two being encoded"
+    assert [progress.done for progress in told] == [4, 8, 12]
     assert "gone" not in states(collection).values()
-    assert counts(run(source, collection, counting)) == {"added": 2, "unchanged": 4}
-    assert counting.encoded == 6
+    assert counts(run(source, collection, counting)) == {"added": 28, "unchanged": 12}
+    assert counting.encoded == 40
 
 
 def test_an_image_written_by_someone_else_meanwhile_is_not_overwritten(
@@ -447,7 +453,7 @@ _MANY = 240
 """Images of the build that is killed: more than it stores between two looks at its progress."""
 
 
-def test_kill_9_costs_at_most_a_batch_and_the_same_command_goes_on(
+def test_kill_9_costs_at_most_what_is_being_encoded_and_the_same_command_goes_on(
     tmp_path: Path, encoder_path: Path, encoder: Encoder
 ) -> None:
     source = tmp_path / "source"

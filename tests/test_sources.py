@@ -97,7 +97,12 @@ def test_an_item_of_a_folder_says_what_the_file_system_says(tmp_path: Path) -> N
     os.utime(tmp_path / "a.jpg", ns=(1, 1_700_000_000_123_456_000))
     (item,) = scan(tmp_path)
     assert item == SourceItem(
-        "a.jpg", f"file:{tmp_path}/a.jpg", len(b"a.jpg"), 1_700_000_000_123_456_000, None
+        "a.jpg",
+        f"file:{tmp_path}/a.jpg",
+        len(b"a.jpg"),
+        1_700_000_000_123_456_000,
+        None,
+        fetch=bytes,
     )
 
 
@@ -510,6 +515,13 @@ def test_one_file_with_nothing_to_read_is_refused_even_past_damage(
             look()
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "tar", "zip"])
+def test_a_named_pipe_is_no_archive_and_nobody_waits_for_it(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"a.{suffix}")
+    (item,) = scan(tmp_path, past_damage=True)
+    assert "no regular file" in str(item.damage)
+
+
 # Which kind of source it is
 
 
@@ -520,8 +532,8 @@ def test_a_source_that_is_not_there_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_refused_at_once(tmp_path: Path) -> None:
-    write(tmp_path, "photo.jpg", "shards.zip")
-    for name in ("photo.jpg", "shards.zip"):
+    write(tmp_path, "photo.jpg", "shards.tar.gz")
+    for name in ("photo.jpg", "shards.tar.gz"):
         with pytest.raises(SourceUnreadable, match=r"is a file, expected a folder, a \.parquet"):
             scan(tmp_path / name)
 
@@ -569,6 +581,10 @@ def test_the_prefix_tells_neighbouring_sources_apart(tmp_path: Path) -> None:
         "parquet:/a#-1",
         "tar:/a#1",
         "tar:/a#x+1",
+        "tar:/a#1+" + "9" * 5000,
+        "zip:/a#1+2+3",
+        "url:/a.jpg",
+        "url:a.jpg",
     ],
 )
 def test_what_is_no_locator_is_refused(locator: str) -> None:

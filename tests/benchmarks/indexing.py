@@ -1,13 +1,18 @@
 """How fast indexing is beside its own stages, and whether it survives kill -9.
 
-    python tests/benchmarks/indexing.py SOURCE [--encoder FILE]
+    python tests/benchmarks/indexing.py SOURCE [--encoder FILE] [--rounds N]
+        [--imagededup PYTHON] [--fastdup PYTHON]
     python tests/benchmarks/indexing.py SOURCE [--encoder FILE] --kill [--seed N]
 
-The first prints images per second of decoding alone, of encoding alone and of ``kindred-index
-build`` as a whole, in one run with the same threads. Decoding and encoding share the processors,
-so the whole cannot reach the slower of the two where both keep every processor busy; the row
-``both stages`` is what it could reach at best. Processor time, beside it, is what a stage costs
-however busy the machine is with other things.
+The first prints images per second of reading, decoding and hashing alone, of encoding alone and of
+``kindred-index build`` as a whole, in one run with the same threads, the best of a few rounds.
+Decoding and encoding share the processors, so the whole cannot reach the slower of the two where
+both keep every processor busy; the row ``both stages`` is what it could reach at best. Processor
+time, beside it, is what a stage costs however busy the machine is with other things.
+
+Peers each run in an environment of their own, by its Python, on the same files in a folder:
+imagededup's perceptual hashes with a process a processor, and fastdup's analysis. imagededup is to
+be held against the stage that hashes, fastdup, which runs a network as well, against the whole.
 
 The second kills the command with SIGKILL at five random moments, lets it finish, and compares the
 collection with one that was made without interruption.
@@ -16,7 +21,6 @@ collection with one that was made without interruption.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import random
@@ -24,8 +28,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +42,17 @@ _PROJECT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(_PROJECT))
 
 from index import sources  # noqa: E402
-from index.build import Settings, build  # noqa: E402
+from index.build import Settings, build, open_encoder  # noqa: E402
 from index.collection import Catalog, Collection  # noqa: E402
 from index.encoder import DEFAULT_ENCODER, Encoder  # noqa: E402
-from index.errors import ImageError, SourceError  # noqa: E402
-from index.image import Picture  # noqa: E402
+from index.outcomes import Comparison, Embed  # noqa: E402
 
 _KILLS = 5
+_STAGES = ("read, hash and decode alone", "encode alone")
+_WHOLE = "end to end"
+_AGAIN = "end to end, nothing changed"
+_IMAGEDEDUP = "imagededup, PHash"
+_FASTDUP = "fastdup"
 
 
 def main() -> int:
@@ -55,6 +64,9 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=Settings.workers)
     parser.add_argument("--threads", type=int, default=Settings.workers)
     parser.add_argument("--batch-size", type=int, default=Settings.batch_size)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--imagededup", metavar="PYTHON")
+    parser.add_argument("--fastdup", metavar="PYTHON")
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -67,48 +79,50 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, data: Path) -> int:
-    """Time each stage alone, then the whole."""
-    encoder = Encoder(
-        options.encoder,
-        provider=options.provider,
-        threads=options.threads,
-        batch_size=options.batch_size,
+    """Time each stage alone, the whole, and the peers."""
+    encoder = open_encoder(
+        options.encoder, provider=options.provider, batch_size=options.batch_size
     )
-    pixels, decoding = time_decoding(options, encoder)
-    encoding = time_encoding(pixels, options, encoder)
-    both = Cost(
-        seconds=decoding.seconds + encoding.seconds,
-        processor_seconds=decoding.processor_seconds + encoding.processor_seconds,
-    )
-    count = len(pixels)
-    del pixels
-    settings = Settings(options.workers, options.batch_size)
-    with Catalog(data).create("benchmark", encoder) as collection:
-        with Watch() as whole:
-            report = build(options.source, collection, encoder, settings=settings)
-        with Watch() as again:
-            build(options.source, collection, encoder, settings=settings)
+    settings = Settings(options.workers, options.batch_size, options.threads)
+    costs: dict[str, list[Cost]] = {name: [] for name in (*_STAGES, _WHOLE, _AGAIN)}
+    for number in range(options.rounds):
+        with Catalog(data).create(f"round{number}", encoder) as collection:
+            pixels, cost = time_decoding(options, encoder, collection)
+            costs[_STAGES[0]].append(cost)
+            costs[_STAGES[1]].append(time_encoding(pixels, options, encoder))
+            count = len(pixels)
+            del pixels
+            for name in (_WHOLE, _AGAIN):
+                with Watch() as watch:
+                    build(options.source, collection, encoder, settings=settings)
+                costs[name].append(watch.cost)
+        if number == 0:
+            costs |= {name: [] for name in peers(options)}
+            folder = options.source if not peers(options) else unpacked(options.source, data)
+        for name, script in peers(options).items():
+            costs[name].append(time_peer(*script, folder, data / f"peer{number}", options.workers))
+    best = {name: Cost.best(found) for name, found in costs.items()}
+    both = best[_STAGES[0]] + best[_STAGES[1]]
     print(
-        f"{report.progress.added:,} images, {encoder.metadata.backbone} at {encoder.fit.size} px "
-        f"on {encoder.provider}, {options.workers} decoding and {options.threads} encoding threads "
-        f"on {len(os.sched_getaffinity(0))} processors, batches of {options.batch_size}\n"
+        f"{count:,} images, {encoder.metadata.backbone} at {encoder.fit.size} px on "
+        f"{encoder.provider}, {options.workers} decoding and {options.threads} encoding threads on "
+        f"{len(os.sched_getaffinity(0))} processors, batches of {options.batch_size}, best of "
+        f"{options.rounds}\n"
     )
     print(f"{'':45} {'images/s':>10} {'processor ms/image':>20}")
-    for name, cost in [
-        ("read and decode alone", decoding),
-        ("encode alone", encoding),
-        ("both stages on the same processors, at best", both),
-        ("end to end", whole.cost),
-        ("end to end, nothing changed", again.cost),
-    ]:
+    for name, cost in {**best, "both stages on the same processors, at best": both}.items():
         rate, spent = count / cost.seconds, 1000 * cost.processor_seconds / count
         print(f"{name:45} {rate:10.1f} {spent:20.2f}")
-    slowest = max(decoding.seconds, encoding.seconds)
-    extra = whole.cost.processor_seconds / both.processor_seconds
-    print(f"{'end to end / slowest stage alone':45} {slowest / whole.cost.seconds:10.2f}")
-    print(
-        f"{'end to end / both at best':45} {both.seconds / whole.cost.seconds:10.2f} {extra:20.2f}"
-    )
+    print()
+    whole, hashing = best[_WHOLE], best[_STAGES[0]]
+    slowest = max(best[name].seconds for name in _STAGES)
+    spent = both.processor_seconds / whole.processor_seconds
+    print(f"{'end to end / slowest stage alone':45} {slowest / whole.seconds:10.2f}")
+    print(f"{'end to end / both at best':45} {both.seconds / whole.seconds:10.2f} {spent:20.2f}")
+    for name, mine in ((_IMAGEDEDUP, hashing), (_FASTDUP, whole)):
+        if name in best:
+            stage = "hashing alone" if mine is hashing else "end to end"
+            print(f"{f'{stage} / {name}':45} {best[name].seconds / mine.seconds:10.2f}")
     return 0
 
 
@@ -118,6 +132,16 @@ class Cost:
 
     seconds: float
     processor_seconds: float
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.seconds + other.seconds, self.processor_seconds + other.processor_seconds)
+
+    @staticmethod
+    def best(costs: list[Cost]) -> Cost:
+        """The least of each, in rounds that other work on the machine disturbed or not."""
+        return Cost(
+            min(cost.seconds for cost in costs), min(cost.processor_seconds for cost in costs)
+        )
 
 
 class Watch:
@@ -135,40 +159,94 @@ class Watch:
 
 
 def time_decoding(
-    options: argparse.Namespace, encoder: Encoder
+    options: argparse.Namespace, encoder: Encoder, collection: Collection
 ) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], Cost]:
-    """All pixels, (N, S, S, 3), and what it took to get them."""
-
-    def decode(item: sources.SourceItem) -> Picture | None:
-        try:
-            return encoder.load(item.read())
-        except (ImageError, SourceError):
-            return None
-
-    with Watch() as watch, ThreadPoolExecutor(options.workers) as pool:
-        pictures = [
-            picture.pixels
-            for chunk in chunks(sources.scan(options.source), 8 * options.batch_size)
-            for picture in pool.map(decode, chunk)
-            if picture is not None
-        ]
-    return np.stack(pictures), watch.cost
+    """All pixels, (N, S, S, 3), and what it took the job's own first stages to get them."""
+    comparison = Comparison(
+        options.source,
+        collection.store,
+        encoder,
+        prefix="",
+        workers=options.workers,
+        max_pixels=Settings.max_pixels,
+    )
+    with Watch() as watch:
+        outcomes = list(comparison.outcomes(threading.Event(), ahead=8 * options.batch_size))
+    return np.stack([each.pixels for each in outcomes if isinstance(each, Embed)]), watch.cost
 
 
 def time_encoding(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], options: argparse.Namespace, encoder: Encoder
 ) -> Cost:
-    """What it took to turn all pixels into vectors."""
-    with Watch() as watch:
-        for start in range(0, len(pixels), options.batch_size):
-            encoder.encode(pixels[start : start + options.batch_size])
+    """What it took to turn all pixels into vectors, as many batches at once as in the whole."""
+    batches = [
+        pixels[start : start + options.batch_size]
+        for start in range(0, len(pixels), options.batch_size)
+    ]
+    with Watch() as watch, ThreadPoolExecutor(options.threads) as pool:
+        deque(pool.map(encoder.encode, batches), maxlen=0)
     return watch.cost
 
 
-def chunks(items: Iterator[sources.SourceItem], size: int) -> Iterator[list[sources.SourceItem]]:
-    """Lists of ``size`` items, so that a large source is never in memory as a whole."""
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
+# Peers
+
+
+def peers(options: argparse.Namespace) -> dict[str, tuple[str, str]]:
+    """Those that were asked for: by name the Python, and what it runs."""
+    asked = {
+        _IMAGEDEDUP: (options.imagededup, _RUN_IMAGEDEDUP),
+        _FASTDUP: (options.fastdup, _RUN_FASTDUP),
+    }
+    return {name: (python, script) for name, (python, script) in asked.items() if python}
+
+
+def unpacked(source: Path, data: Path) -> Path:
+    """The folder of a source's image files: itself, where it is one."""
+    if sources.locator_prefix(source).startswith("file:"):
+        return source
+    folder = data / "files"
+    folder.mkdir()
+    for number, item in enumerate(sources.scan(source)):
+        (folder / f"{number:07}.jpg").write_bytes(item.read())
+    return folder
+
+
+def time_peer(python: str, script: str, folder: Path, scratch: Path, workers: int) -> Cost:
+    """What a peer took for all images of a folder, without starting up."""
+    scratch.mkdir(exist_ok=True)
+    command = [python, "-c", _TIMED + script, str(folder.absolute()), str(scratch), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{python} failed:\n{done.stderr}")
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+_TIMED = """
+import json, os, sys, time
+folder, scratch, workers = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def told(started):
+    seconds = time.perf_counter() - started[0]
+    print()
+    print(json.dumps([seconds, sum(os.times()[:4]) - started[1]]))
+def now():
+    return time.perf_counter(), sum(os.times()[:4])
+"""
+
+_RUN_IMAGEDEDUP = """
+from imagededup.methods import PHash
+method = PHash(verbose=False)
+started = now()
+assert method.encode_images(folder, num_enc_workers=workers)
+told(started)
+"""
+
+_RUN_FASTDUP = """
+import fastdup
+run = fastdup.create(work_dir=scratch, input_dir=folder)
+started = now()
+run.run(overwrite=True, num_threads=workers, print_summary=False)
+told(started)
+"""
 
 
 # Kills

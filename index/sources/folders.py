@@ -1,0 +1,90 @@
+"""Images as files: a folder of this machine, or what lies below a URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from index.errors import SourceError
+from index.sources.item import SourceItem, is_picture
+from index.sources.places import Local, Place, Remote, escape, reading
+
+
+def scan_folder(root: Place) -> Iterator[SourceItem]:
+    """Each file with an image suffix at any depth, by its path within the folder."""
+    return _scan_remote(root, "") if isinstance(root, Remote) else _scan_local(root.path)
+
+
+def count_folder(root: Place) -> int:
+    """How many items ``scan_folder`` gives."""
+    if isinstance(root, Remote):
+        return sum(1 for _ in _scan_remote(root, ""))
+    return sum(1 for _ in _walk(root.path))
+
+
+def _scan_remote(folder: Remote, above: str) -> Iterator[SourceItem]:
+    # A folder that cannot be listed ends the scan: all that is in it would be taken for gone.
+    for entry in folder.entries():
+        if entry.name.startswith("."):
+            continue
+        if entry.is_folder:
+            yield from _scan_remote(entry, f"{above}{entry.name}/")
+        elif is_picture(entry.name):
+            size_bytes, mtime_ns = entry.size_and_time()
+            yield SourceItem(
+                id=above + entry.name,
+                locator=f"url:{entry.text}",
+                size_bytes=size_bytes,
+                mtime_ns=mtime_ns,
+                label=above.partition("/")[0] or None,
+                fetch=entry.read,
+            )
+
+
+def _scan_local(root: Path) -> Iterator[SourceItem]:
+    for path in _walk(root):
+        parts = path.relative_to(root).parts
+        size_bytes, mtime_ns = Local(path).size_and_time()
+        yield SourceItem(
+            id=escape("/".join(parts)),
+            locator=f"file:{escape(str(path))}",
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            label=escape(parts[0]) if len(parts) > 1 else None,
+            fetch=Local(path).read,
+        )
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """Paths of the images under a folder; a link back to a folder it lies in is not entered.
+
+    A folder within, whose list cannot be read, stands for itself: reading it then says why.
+    """
+    try:
+        with reading(Local(folder)):
+            status = folder.stat()
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+    except SourceError:
+        if not above:
+            raise
+        yield folder
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if _is_folder(entry):
+            yield from _walk(folder / entry.name, above | {identity})
+        elif is_picture(entry.name):
+            yield folder / entry.name
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nobody may look
+        return False
