@@ -113,6 +113,16 @@ def sample(snapshot: Snapshot, settings: CalibrationSettings) -> dict[int, Item]
     return snapshot.items_of(chosen.tolist())
 
 
+def check_pairs(pairs: int) -> None:
+    """Raise TooFewImages where even the coarsest rate cannot be told from so many pairs."""
+    if pairs * COARSEST_RATE < LEAST_FALSE_MATCHES:
+        raise TooFewImages(
+            f"there are {pairs:,} pairs of a picture and another one to measure with, expected at "
+            f"least {LEAST_FALSE_MATCHES / COARSEST_RATE:,.0f} for a false match rate of "
+            f"{COARSEST_RATE:g}: add images, or sample more of them"
+        )
+
+
 def make_queries(
     items: Mapping[int, Item],
     read: Callable[[str], bytes],
@@ -237,12 +247,7 @@ def _curve(counts_FB: Counts) -> tuple[Calibration, tuple[float, ...]]:
     over_FB = counts_FB[:, ::-1].cumsum(1)[:, ::-1]  # scores in a bin or above it
     over_B, pairs_F = over_FB.sum(0), over_FB[:, 0]
     pairs = int(pairs_F.sum())
-    if pairs * COARSEST_RATE < LEAST_FALSE_MATCHES:
-        raise TooFewImages(
-            f"there are {pairs:,} pairs of a picture and another one to measure with, expected at "
-            f"least {LEAST_FALSE_MATCHES / COARSEST_RATE:,.0f} for a false match rate of "
-            f"{COARSEST_RATE:g}: add images, or sample more of them"
-        )
+    check_pairs(pairs)
     rates, thresholds, errors = [1.0], [_LOWEST], [0.0]
     half = 1
     while pairs * 10 ** (-half / 2) >= LEAST_FALSE_MATCHES:

@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import PROCESSORS, Progress, Report, Settings, build, open_encoder
-from index.calibrate import CalibrationSettings
+from index.calibrate import CalibrationSettings, Measured
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
-from index.errors import KindredError
+from index.errors import KindredError, TooFewImages
 from index.image import DEFAULT_MAX_PIXELS
 from index.journal import DEEDS
 from index.matching import TIERS
@@ -73,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
     command = _add(commands, "build", _build, "bring a collection in step with a source of images")
     _add_job(command)
+    command.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="do not measure false match rates on the collection the first time",
+    )
 
     command = _add(
         commands, "watch", _watch, "build a collection, and again whenever its source changes"
@@ -292,12 +297,26 @@ def _build(options: argparse.Namespace) -> int:
             progress=bar.show,
             stop=stop,
         )
-    _say(_summary(options.collection, report))
+        bar.close()
+        _say(_summary(options.collection, report))
+        if not (options.no_calibrate or stop.is_set() or collection.measured()):
+            _calibrate_first(collection, encoder, stop)
     if options.json:
         _print_json(_facts(options.collection, encoder, report))
-    if report.interrupted:
+    if stop.is_set():
         return 128 + stop.signal
     return LEFT_OUT if report.progress.left_out else DONE
+
+
+def _calibrate_first(collection: Collection, encoder: Encoder, stop: _Stop) -> None:
+    """Measure false match rates once, where there is enough to measure them on."""
+    try:
+        measured = _measured(collection, encoder, CalibrationSettings(), stop)
+    except TooFewImages:
+        _say(f"{collection.name}: not calibrated, too small; see kindred-index calibrate --help")
+    else:
+        if not stop.is_set():
+            _say(f"{collection.name}: calibrated on {measured.sampled:,} of its images")
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -527,16 +546,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     with (
         Catalog(options.data).open(options.collection, encoder) as collection,
         _stoppable() as stop,
-        tqdm(
-            desc=options.collection,
-            unit=" images",
-            total=min(settings.sample, collection.count()["present"]),
-            mininterval=_BAR_SECONDS,
-        ) as bar,
     ):
-        measured = collection.calibrate(
-            encoder, settings, progress=lambda: _advance(bar), stop=stop
-        )
+        measured = _measured(collection, encoder, settings, stop)
     curve = measured.calibration
     print(f"{options.collection}: {measured.queries:,} queries, {curve.pairs:,} pairs")
     print("false match rate      copy score")
@@ -550,6 +561,19 @@ def _calibrate(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"collection": options.collection, **measured.model_dump(mode="json")})
     return DONE
+
+
+def _measured(
+    collection: Collection, encoder: Encoder, settings: CalibrationSettings, stop: _Stop
+) -> Measured:
+    """Calibrate, with a bar."""
+    with tqdm(
+        desc=f"calibrating {collection.name}",
+        unit=" images",
+        total=min(settings.sample, collection.count()["present"]),
+        mininterval=_BAR_SECONDS,
+    ) as bar:
+        return collection.calibrate(encoder, settings, progress=lambda: _advance(bar), stop=stop)
 
 
 def _advance(bar: tqdm[Any]) -> None:

@@ -24,7 +24,14 @@ from pydantic import ValidationError
 from index import snapshots, sources, store
 from index.artifact import Calibration, Metadata
 from index.blobs import Blobs
-from index.calibrate import CalibrationSettings, Measured, make_queries, measure, sample
+from index.calibrate import (
+    CalibrationSettings,
+    Measured,
+    check_pairs,
+    make_queries,
+    measure,
+    sample,
+)
 from index.columns import Columns
 from index.duplicates import (
     Group,
@@ -176,6 +183,7 @@ class Collection:
         settings = settings or CalibrationSettings()
         with self.store.read() as snapshot:
             items = sample(snapshot, settings)
+            check_pairs(len(items) * (settings.copies + 1) * snapshot.counts()["present"])
         queries = make_queries(items, self.read, encoder, settings, progress, stop)
         with self.store.read() as snapshot:
             images = snapshot.counts()["present"]

@@ -16,6 +16,7 @@ import tiny_encoder
 from pictures import jpeg
 
 from index.cli import main
+from index.collection import Catalog
 from index.files import held_alone
 
 _PROJECT = Path(__file__).parent.parent
@@ -53,6 +54,27 @@ def answer(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """The JSON object that a command printed last."""
     value: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
     return value
+
+
+def test_the_first_build_of_a_collection_calibrates_it_if_it_is_large_enough(
+    source: Path, build: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def calibrated() -> Any:
+        with Catalog(source.parent / "data").open("pictures") as collection:
+            return collection.measured()
+
+    assert main(build) == 0
+    assert "not calibrated, too small" in capsys.readouterr().err
+    for seed in range(4, 60):
+        (source / f"{seed}.jpg").write_bytes(jpeg(seed))
+    assert main([*build, "--no-calibrate"]) == 0
+    assert calibrated() is None
+    assert main(build) == 0
+    assert "calibrated on 62 of its images" in capsys.readouterr().err
+    measured = calibrated()
+    (source / "another.jpg").write_bytes(jpeg(100))
+    assert main(build) == 0
+    assert calibrated() == measured
 
 
 def test_build_says_what_it_did(build: list[str], capsys: pytest.CaptureFixture[str]) -> None:
