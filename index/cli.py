@@ -300,7 +300,7 @@ def _build(options: argparse.Namespace) -> int:
         bar.close()
         _say(_summary(options.collection, report))
         if not (options.no_calibrate or stop.is_set() or collection.measured()):
-            _calibrate_first(collection, encoder, stop)
+            _calibrate_first(collection, options, stop)
     if options.json:
         _print_json(_facts(options.collection, encoder, report))
     if stop.is_set():
@@ -308,8 +308,9 @@ def _build(options: argparse.Namespace) -> int:
     return LEFT_OUT if report.progress.left_out else DONE
 
 
-def _calibrate_first(collection: Collection, encoder: Encoder, stop: _Stop) -> None:
+def _calibrate_first(collection: Collection, options: argparse.Namespace, stop: _Stop) -> None:
     """Measure false match rates once, where there is enough to measure them on."""
+    encoder = Encoder(options.encoder, provider=options.provider, threads=options.threads)
     try:
         measured = _measured(collection, encoder, CalibrationSettings(), stop)
     except TooFewImages:
