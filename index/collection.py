@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +43,7 @@ from index.errors import (
     CollectionExists,
     CollectionNotFound,
     EncoderMismatch,
+    EncoderSwitched,
     InvalidName,
     InvalidVerdict,
     SourceUnreadable,
@@ -51,6 +52,7 @@ from index.files import now, remove_abandoned, sync_folder
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
+from index.kept_encoders import KeptEncoders
 from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
@@ -86,6 +88,7 @@ class Collection:
         encoder_sha256: of the encoder file that made its vectors; ``metadata`` is that file's.
         created_at: ISO 8601 in UTC.
         store: the database, for the batch job.
+        encoders: copies of the encoder files that it needs.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class Collection:
         settings = self.store.settings
         self.encoder_sha256: Final = settings.encoder_sha256
         self.created_at: Final = settings.created_at
+        self.encoders: Final = KeptEncoders(folder / "encoders")
         self._blobs = Blobs(folder / "blobs")
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
@@ -114,7 +118,7 @@ class Collection:
             self.metadata: Final = _metadata(settings, folder)
             if encoder is not None:
                 self.check_encoder(encoder)
-            self._dimensions = _dimensions(self.metadata)
+            self._dimensions = dimensions_of(self.metadata)
             self._indexes = Indexes(self.store, folder, self._dimensions, memory)
         except BaseException:
             self.store.close()
@@ -189,6 +193,14 @@ class Collection:
         except CollectionNotFound:
             return True
         return False
+
+    def is_superseded(self) -> bool:
+        """Whether it was deleted, or went over to another encoder; then open it anew."""
+        try:
+            with self.store.read():
+                return False
+        except (CollectionNotFound, EncoderSwitched):
+            return True
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise EncoderMismatch unless this encoder made the collection."""
@@ -465,7 +477,8 @@ class Collection:
     def verify(self) -> Findings:
         """Compare everything that is stored with everything else; see ``index.verify``."""
         with self.store.read() as snapshot:
-            return verify(snapshot, self._blobs, self._indexes)
+            findings = verify(snapshot, self._blobs, self._indexes)
+        return replace(findings, problems=(*findings.problems, *self.encoders.problems()))
 
     def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
         """Of the keys, nearest first, those that are no copy of one before."""
@@ -507,14 +520,23 @@ class Catalog:
         Raises:
             InvalidName: the name has a character or a length that is not allowed.
             CollectionExists: another encoder made the one that is there.
+            CollectionError: the disk is full or read-only.
         """
         folder = self._place(name)
         if not self.exists(name):
             self._make(folder, encoder)
         try:
-            return Collection(folder, encoder, self._memory)
+            collection = Collection(folder, encoder, self._memory)
         except EncoderMismatch as error:
             raise CollectionExists(str(error)) from error
+        try:
+            collection.encoders.keep(
+                encoder.path, encoder.sha256
+            )  # those of earlier releases have no copy
+        except BaseException:
+            collection.close()
+            raise
+        return collection
 
     def open(self, name: str, encoder: Encoder | None = None) -> Collection:
         """Open a collection; without an encoder it is not checked which one made it.
@@ -550,10 +572,11 @@ class Catalog:
             draft = self._folder / f".created-{uuid.uuid4().hex}"
             draft.mkdir()
             (draft / "blobs").mkdir()
+            KeptEncoders(draft / "encoders").keep(encoder.path, encoder.sha256)
             store.create(
                 draft / store.DATABASE,
                 Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
-                _dimensions(encoder.metadata),
+                dimensions_of(encoder.metadata),
             )
             sync_folder(draft)
             try:
@@ -577,7 +600,8 @@ class Catalog:
         return self._folder / name
 
 
-def _dimensions(metadata: Metadata) -> dict[Space, int]:
+def dimensions_of(metadata: Metadata) -> dict[Space, int]:
+    """D of the vectors that an encoder makes, a space."""
     return {"embedding": metadata.embedding_dim, "descriptor": metadata.descriptor_dim}
 
 
