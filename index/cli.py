@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, look at it, check, calibrate, tidy it up.
+"""``kindred-index``: build a collection of images, check, calibrate, migrate, tidy it up.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -15,19 +15,22 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
+from index import migrate as migrations
+from index.agreement import NEAREST
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import Progress, Report, Settings, build
 from index.calibrate import CalibrationSettings
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
-from index.errors import KindredError
+from index.errors import EncoderNotKept, KindredError
+from index.files import sha256_of
 from index.image import DEFAULT_MAX_PIXELS
 from index.journal import DEEDS
 from index.matching import TIERS
@@ -75,27 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder of images, a .parquet or .tar file, or a folder of those",
     )
     _add_encoder(command)
-    command.add_argument(
-        "--batch-size",
-        type=_positive,
-        default=Settings.batch_size,
-        metavar="N",
-        help="images encoded and committed at once (default: %(default)s)",
-    )
-    command.add_argument(
-        "--workers",
-        type=_positive,
-        default=Settings.workers,
-        metavar="N",
-        help="threads that read and decode (default: one a processor, here %(default)s)",
-    )
-    command.add_argument(
-        "--max-pixels",
-        type=_positive,
-        default=DEFAULT_MAX_PIXELS,
-        metavar="N",
-        help="leave out images of more pixels than this (default: %(default)s)",
-    )
+    _add_work(command)
     command.add_argument(
         "--prefix",
         default="",
@@ -127,6 +110,42 @@ def _parser() -> argparse.ArgumentParser:
         help="edited copies of each (default: %(default)s)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the sample and the edits")
+
+    command = _add(commands, "migrate", _migrate, "go over to another encoder, or back")
+    what = command.add_mutually_exclusive_group()
+    for option, meaning in (
+        ("--no-switch", "make the new vectors and compare them, but do not go over to them yet"),
+        ("--switch", "go over to the vectors that --no-switch has left ready"),
+        ("--back", "return to the encoder before"),
+        ("--forget", "drop the vectors of the encoder before; there is no way back then"),
+        ("--abandon", "drop what an unfinished migration has made"),
+    ):
+        names = [option, "--dry-run"] if option == "--no-switch" else [option]
+        what.add_argument(
+            *names,
+            dest="what",
+            action="store_const",
+            const=option.removeprefix("--"),
+            help=meaning,
+        )
+    _add_encoder(
+        command,
+        "the .onnx file of the encoder to go over to (default: that of the unfinished migration; "
+        "with --back, the collection's own copy)",
+    )
+    _add_work(command)
+    command.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="go over although there are images that cannot be read any more",
+    )
+    command.add_argument(
+        "--sample",
+        type=_positive,
+        default=migrations.SAMPLE,
+        metavar="N",
+        help="images whose neighbours are compared (default: %(default)s)",
+    )
 
     command = _add(commands, "duplicates", _duplicates, "list images that are copies of each other")
     strictness = command.add_mutually_exclusive_group()
@@ -204,14 +223,12 @@ def _add(commands: Any, name: str, run: Any, description: str) -> argparse.Argum
     return command
 
 
-def _add_encoder(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--encoder",
-        type=Path,
-        default=Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER),
-        metavar="FILE",
-        help="the encoder's .onnx file (default: KINDRED_ENCODER, else the one that ships)",
-    )
+def _add_encoder(
+    command: argparse.ArgumentParser,
+    meaning: str = "the encoder's .onnx file (default: the collection's own copy; for a new "
+    "collection KINDRED_ENCODER, else the one that ships)",
+) -> None:
+    command.add_argument("--encoder", type=Path, metavar="FILE", help=meaning)
     command.add_argument(
         "--provider",
         choices=get_args(Provider),
@@ -226,6 +243,45 @@ def _add_encoder(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_work(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--batch-size",
+        type=_positive,
+        default=Settings.batch_size,
+        metavar="N",
+        help="images encoded and committed at once (default: %(default)s)",
+    )
+    command.add_argument(
+        "--workers",
+        type=_positive,
+        default=Settings.workers,
+        metavar="N",
+        help="threads that read and decode (default: one a processor, here %(default)s)",
+    )
+    command.add_argument(
+        "--max-pixels",
+        type=_positive,
+        default=DEFAULT_MAX_PIXELS,
+        metavar="N",
+        help="leave out images of more pixels than this (default: %(default)s)",
+    )
+
+
+def _default_encoder() -> Path:
+    return Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER)
+
+
+def _encoder_file(options: argparse.Namespace) -> Path:
+    """The file that was named, else the collection's own, else the default."""
+    if options.encoder is not None:
+        return Path(options.encoder)
+    catalog = Catalog(options.data)
+    if catalog.exists(options.collection):
+        with catalog.open(options.collection) as collection, suppress(EncoderNotKept):
+            return collection.encoders.path(collection.encoder_sha256)
+    return _default_encoder()
+
+
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -237,15 +293,15 @@ def _positive(text: str) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
+    file = _encoder_file(options)
     encoder = Encoder(
-        options.encoder,
+        file,
         provider=options.provider,
         threads=options.threads,
         batch_size=options.batch_size,
     )
     _say(
-        f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
-        f"{encoder.fit.size} px, on {encoder.provider}"
+        f"encoder {file.name} ({encoder.sha256[:12]}), {encoder.fit.size} px, on {encoder.provider}"
     )
     settings = Settings(options.workers, options.batch_size, options.max_pixels)
     with (
@@ -327,7 +383,7 @@ class _Bar:
     def __init__(self, name: str) -> None:
         self._bar: tqdm[Any] = tqdm(desc=name, unit=" images", mininterval=_BAR_SECONDS)
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress | migrations.Progress) -> None:
         self._bar.total = progress.total
         self._bar.set_postfix(left_out=progress.left_out, refresh=False)
         self._bar.update(progress.done - self._bar.n)
@@ -387,7 +443,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    encoder = Encoder(options.encoder, provider=options.provider, threads=options.threads)
+    encoder = Encoder(_encoder_file(options), provider=options.provider, threads=options.threads)
     try:
         settings = CalibrationSettings(options.sample, options.copies, options.seed)
     except ValueError as error:
@@ -422,6 +478,107 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _advance(bar: tqdm[Any]) -> None:
     bar.update()
+
+
+# migrate
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        if options.what in ("forget", "abandon"):
+            drop = migrations.forget if options.what == "forget" else migrations.abandon
+            drop(collection)
+            print(f"{options.collection}: done; {collection.encoder_sha256[:12]} serves")
+            return DONE
+        encoder = Encoder(
+            _next_encoder_file(options, collection),
+            provider=options.provider,
+            threads=options.threads,
+            batch_size=options.batch_size,
+        )
+        _keep_present_encoder(collection)
+        settings = Settings(options.workers, options.batch_size, options.max_pixels)
+        with _stoppable() as stop, _Bar(options.collection) as bar:
+            if options.what == "back":
+                report = migrations.go_back(
+                    collection,
+                    encoder,
+                    settings=settings,
+                    leave_out=options.leave_out,
+                    progress=bar.show,
+                    stop=stop,
+                )
+            else:
+                report = migrations.migrate(
+                    collection,
+                    encoder,
+                    settings=settings,
+                    switch=options.what != "no-switch",
+                    leave_out=options.leave_out,
+                    sample=options.sample,
+                    progress=bar.show,
+                    stop=stop,
+                )
+    print(*_migrated(options, report), sep="\n")
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(report)})
+    if report.interrupted:
+        return 128 + stop.signal
+    if not report.switched and options.what != "no-switch":
+        return REFUSED
+    return LEFT_OUT if report.left_out else DONE
+
+
+def _next_encoder_file(options: argparse.Namespace, collection: Collection) -> Path:
+    if options.encoder is not None:
+        return Path(options.encoder)
+    wanted = migrations.way_back if options.what == "back" else migrations.unfinished
+    return collection.encoders.path(wanted(collection).encoder_sha256)
+
+
+def _keep_present_encoder(collection: Collection) -> None:
+    """Going back needs the file, of which collections of earlier releases have no copy."""
+    sha256 = collection.encoder_sha256
+    if collection.encoders.has(sha256):
+        return
+    for file in (_default_encoder(), DEFAULT_ENCODER):
+        if file.is_file() and sha256_of(file) == sha256:
+            collection.encoders.keep(file, sha256)
+            return
+    _say(f"there is no copy of encoder {sha256[:12]}: to go back, --back will need its file")
+
+
+def _migrated(options: argparse.Namespace, report: migrations.Report) -> Iterator[str]:
+    yield (
+        f"{options.collection}: {report.images:,} images by encoder {report.encoder_sha256[:12]}, "
+        f"{report.embedded:,} of them now, in {report.seconds:.1f} s"
+    )
+    for left_out in report.left_out:
+        yield f"cannot be read: {printable(left_out.id)}: {left_out.reason}"
+    found = report.agreement
+    if found is not None:
+        yield (
+            f"{found.sampled:,} images compared: {100 * found.nearest_kept:.1f} % of the {NEAREST} "
+            f"nearest stay; {found.copies_before:,} copies before, {found.copies_after:,} after, "
+            f"{found.copies_kept:,} of them the same"
+        )
+        for kind, pairs in (("lost", found.lost), ("new", found.new)):
+            for pair in pairs:
+                yield (
+                    f"{kind}: {printable(pair.id)} and {printable(pair.other)}, copy score "
+                    f"{pair.before:.3f} before, {pair.after:.3f} after"
+                )
+    if report.switched:
+        yield (
+            "it serves now; rates of false matches are the encoder's own until `calibrate` "
+            "measures them here\n`--back` returns, until `--forget`"
+        )
+    elif report.interrupted:
+        yield "interrupted; the same command goes on"
+    elif options.what == "no-switch":
+        yield "ready; `--switch` goes over to it, `--abandon` drops it"
+    else:
+        yield "not switched: `--leave-out` does so without what cannot be read"
 
 
 def _duplicates(options: argparse.Namespace) -> int:

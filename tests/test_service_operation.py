@@ -155,9 +155,11 @@ class TestIntake:
         metrics = Metrics()
 
         async def together() -> list[Any]:
-            intake = Intake(encoder, metrics, capacity=99, batch_size=8, max_pixels=10**6)
+            intake = Intake(metrics, capacity=99, batch_size=8, max_pixels=10**6)
             running = asyncio.create_task(intake.run())
-            answers = await asyncio.gather(*(intake.encode(each[np.newaxis]) for each in pixels))
+            answers = await asyncio.gather(
+                *(intake.encode(each[np.newaxis], encoder) for each in pixels)
+            )
             running.cancel()
             return answers
 
@@ -173,18 +175,18 @@ class TestIntake:
         self, encoder: Encoder
     ) -> None:
         async def fail_then_go_on() -> None:
-            intake = Intake(encoder, Metrics(), capacity=9, batch_size=8, max_pixels=10**6)
+            intake = Intake(Metrics(), capacity=9, batch_size=8, max_pixels=10**6)
             running = asyncio.create_task(intake.run())
             with pytest.raises(ValueError, match="expected uint8"):
-                await intake.encode(np.zeros((1, 8, 8, 3), np.uint8))
-            assert len(await intake.encode(np.zeros((2, 32, 32, 3), np.uint8))) == 2
+                await intake.encode(np.zeros((1, 8, 8, 3), np.uint8), encoder)
+            assert len(await intake.encode(np.zeros((2, 32, 32, 3), np.uint8), encoder)) == 2
             running.cancel()
 
         asyncio.run(fail_then_go_on())
 
     def test_an_empty_intake_lets_in_what_is_larger_than_itself(self, encoder: Encoder) -> None:
         async def fill() -> None:
-            intake = Intake(encoder, Metrics(), capacity=2, batch_size=8, max_pixels=10**6)
+            intake = Intake(Metrics(), capacity=2, batch_size=8, max_pixels=10**6)
             async with intake.places(8):
                 assert intake.depth == 8
                 with pytest.raises(ProblemError):

@@ -319,7 +319,8 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
         connection.executescript(
             "DROP INDEX items_by_pixel_sha256; ALTER TABLE items DROP COLUMN pixel_sha256;"
             "ALTER TABLE items DROP COLUMN perceptual;"
-            "ALTER TABLE collection DROP COLUMN calibration; DROP TABLE verdicts; DROP TABLE beside;"
+            "ALTER TABLE collection DROP COLUMN calibration; DROP TABLE verdicts;"
+            "DROP TABLE beside;"
             "PRAGMA user_version = 1"
         )
     for _ in range(2):
