@@ -186,16 +186,11 @@ class Collection:
             transaction.set_calibration(measured.model_dump_json())
         return measured
 
-    def is_deleted(self) -> bool:
-        """Whether the collection was deleted, by this process or another; then open it no more."""
-        try:
-            self.store.check_alive()
-        except CollectionNotFound:
-            return True
-        return False
-
     def is_superseded(self) -> bool:
-        """Whether it was deleted, or went over to another encoder; then open it anew."""
+        """Whether it was deleted or went over to another encoder, by whichever process.
+
+        Then nothing can be done with it but to open it anew.
+        """
         try:
             with self.store.read():
                 return False
