@@ -8,7 +8,8 @@ encoders change places, in one transaction.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -77,9 +78,23 @@ def find(snapshot: Snapshot) -> list[Beside]:
 
 def waiting(snapshot: Snapshot, after: int, limit: int) -> list[Waiting]:
     """Images that wait to be embedded, by ascending key, from the first beyond ``after``."""
+    return _waiting(snapshot, "key > ? ORDER BY key LIMIT ?", (after, limit))
+
+
+def waiting_since(snapshot: Snapshot, version: int) -> list[Waiting]:
+    """Those of them that changed after ``version``, found by the index of versions."""
+    return _waiting(snapshot, "vector_version > ? ORDER BY +key", (version,))
+
+
+def waiting_of(snapshot: Snapshot, keys: Iterable[int]) -> list[Waiting]:
+    """Those of them that have one of these keys."""
+    keys_json = json.dumps(list(keys))
+    return _waiting(snapshot, "key IN (SELECT value FROM json_each(?))", (keys_json,))
+
+
+def _waiting(snapshot: Snapshot, condition: str, values: Sequence[int | str]) -> list[Waiting]:
     rows = snapshot.connection.execute(
-        f"SELECT key, id, vector_version FROM {_WAITING} AND key > ? ORDER BY key LIMIT ?",
-        (after, limit),
+        f"SELECT key, id, vector_version FROM {_WAITING} AND {condition}", values
     )
     return [Waiting(*row) for row in rows]
 
@@ -193,7 +208,8 @@ def switch(transaction: Transaction, left_out: Mapping[int, str]) -> None:
     connection.execute(
         "UPDATE items SET state = 'present', reason = '', version = :number,"
         " vector_version = :number, updated_at = :now"
-        " WHERE state = 'unreadable' AND key IN (SELECT key FROM vectors)",
+        " WHERE state = 'unreadable'"
+        " AND EXISTS (SELECT 1 FROM vectors WHERE vectors.key = items.key)",
         {"number": number, "now": now()},
     )
     connection.executemany(

@@ -21,6 +21,7 @@ from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
+from index import beside
 from index import migrate as migrations
 from index.agreement import NEAREST
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
@@ -402,6 +403,9 @@ def _inspect(options: argparse.Namespace) -> int:
     with Catalog(options.data).open(options.collection) as collection:
         counts = collection.count()
         encoder = collection.metadata
+        with collection.store.read() as snapshot:
+            others = beside.find(snapshot)
+            waiting = beside.count_waiting(snapshot) if others else 0
         facts = {
             "collection": collection.name,
             "folder": str(collection.folder),
@@ -413,6 +417,10 @@ def _inspect(options: argparse.Namespace) -> int:
                 "sha256": collection.encoder_sha256,
                 **encoder.model_dump(mode="json", exclude={"calibration"}),
             },
+            "beside": [
+                {"sha256": other.encoder_sha256, "served": other.served, "waiting": waiting}
+                for other in others
+            ],
         }
     print(f"{facts['collection']} in {facts['folder']}, created {facts['created_at']}")
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
@@ -422,6 +430,11 @@ def _inspect(options: argparse.Namespace) -> int:
         f"{encoder.run_id}, {encoder.image_size} px, embedding {encoder.embedding_dim}, "
         f"descriptor {encoder.descriptor_dim}, {encoder.precision}"
     )
+    for other in others:
+        print(
+            f"beside it {'the encoder before' if other.served else 'the next encoder'}, "
+            f"{other.encoder_sha256[:12]}: {waiting:,} images wait for it"
+        )
     if options.json:
         _print_json(facts)
     return DONE

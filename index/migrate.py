@@ -252,6 +252,7 @@ class _Work:
         self._stop = stop or threading.Event()
         self._failed: dict[int, _Failed] = {}  # by key
         self._embedded = 0
+        self._clear = -1  # what had not changed since this version has its vectors, or has failed
 
     def run(self, *, switch: bool, leave_out: bool, sample: int) -> Report:
         """Bring the vectors up to date, compare, and switch if asked to."""
@@ -260,7 +261,8 @@ class _Work:
         self._embed_all()
         compared = None
         with store.read() as snapshot:
-            images = len(beside.right_keys(snapshot))
+            self._forget_the_settled(snapshot)
+            images = snapshot.counts()["present"] - beside.count_waiting(snapshot)
             if sample and images and not self._stop.is_set():
                 compared = agreement.measure(
                     snapshot, _thresholds(self._collection, snapshot), sample=sample
@@ -285,13 +287,23 @@ class _Work:
         )
 
     def _embed_all(self) -> None:
-        """Rounds, until nothing waits but what cannot be read; commits a batch at a time."""
+        """Rounds, until nothing waits but what cannot be read; commits a batch at a time.
+
+        The first goes through all images, each further one through what changed since.
+        """
         store = self._collection.store
         while not self._stop.is_set():
             with store.read() as snapshot:
-                total, left = snapshot.counts()["present"], beside.count_waiting(snapshot)
+                version, total = snapshot.version(), snapshot.counts()["present"]
+                if self._clear < 0:
+                    images, left = self._listed(), beside.count_waiting(snapshot)
+                else:
+                    late = self._late(snapshot)
+                    images, left = iter(late), len(late)
+            if not left and self._clear >= 0:
+                return
             before = self._embedded
-            read = self._read(self._listed())
+            read = self._read(images)
             while True:
                 done = total - left + self._embedded - before
                 self._tell(Progress(total, done, len(self._failed)))
@@ -299,13 +311,11 @@ class _Work:
                     break
                 with store.write() as transaction:
                     self._save(batch, transaction)
-            with store.read() as snapshot:
-                if not self._late(snapshot, limit=1):
-                    self._forget_the_settled(snapshot)
-                    return
+            if not self._stop.is_set():
+                self._clear = version
 
     def _listed(self) -> Iterator[Waiting]:
-        """What waits, in the order of keys, and did not fail before."""
+        """Everything that waits, in the order of keys."""
         after = 0
         while True:
             with self._collection.store.read() as snapshot:
@@ -313,7 +323,7 @@ class _Work:
             if not page:
                 return
             after = page[-1].key
-            yield from (image for image in page if not self._has_failed(image))
+            yield from page
 
     def _read(self, images: Iterator[Waiting]) -> Generator[_Decoded | _Failed, None, None]:
         """Read and decode in threads, some ahead of what is asked for, until stopped."""
@@ -349,38 +359,33 @@ class _Work:
             beside.save(transaction, [each.image for each in decoded], encoding)
         self._embedded += len(decoded)
 
-    def _has_failed(self, image: Waiting) -> bool:
-        """Whether it failed, and has not changed since."""
-        failed = self._failed.get(image.key)
-        return failed is not None and failed.image == image
-
-    def _late(self, snapshot: Snapshot, limit: int) -> list[Waiting]:
-        """The first of those that wait and did not fail."""
-        found = beside.waiting(snapshot, 0, limit + len(self._failed))
-        return [image for image in found if not self._has_failed(image)][:limit]
-
-    def _forget_the_settled(self, snapshot: Snapshot) -> None:
-        """Of those that failed, the ones that were deleted or replaced since do not count."""
-        waiting = beside.waiting(snapshot, 0, len(self._failed))
-        self._failed = {image.key: self._failed[image.key] for image in waiting}
+    def _late(self, snapshot: Snapshot) -> list[Waiting]:
+        """What changed since the last round, waits, and did not fail as it is."""
+        failed = {each.image for each in self._failed.values()}
+        found = beside.waiting_since(snapshot, self._clear)
+        return [image for image in found if image not in failed]
 
     @contextmanager
     def _caught_up(self) -> Iterator[Transaction]:
         """A transaction in which everything present has its vectors, or has failed."""
-        most = self._settings.batch_size
         while True:
             self._embed_all()
             with self._collection.store.write() as transaction:
                 beside.follow(transaction)
-                late = self._late(transaction, limit=most + 1)
-                if len(late) <= most:
+                late = self._late(transaction)
+                if len(late) <= self._settings.batch_size:
                     self._save(list(self._read(iter(late))), transaction)
-                if not self._late(transaction, limit=1):
-                    self._forget_the_settled(transaction)
-                    yield transaction
-                    return
+                    if not self._stop.is_set():
+                        self._forget_the_settled(transaction)
+                        yield transaction
+                        return
             if self._stop.is_set():
                 raise _Stopped
+
+    def _forget_the_settled(self, snapshot: Snapshot) -> None:
+        """What failed and was deleted or replaced since does not count."""
+        waiting = {image.key for image in beside.waiting_of(snapshot, self._failed)}
+        self._failed = {key: each for key, each in self._failed.items() if key in waiting}
 
     def _switch(self, *, leave_out: bool) -> int:
         """Go over to the vectors, with index files that are there at that moment."""

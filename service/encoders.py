@@ -34,18 +34,18 @@ class Encoders:
             ArtifactError: the copy is damaged, or does not run.
         """
         sha256 = collection.encoder_sha256
+        if sha256 == self.default.sha256:
+            return self.default
         with self._loading:
-            known = {**self._loaded, self.default.sha256: self.default}
-            if sha256 in known:
-                return known[sha256]
-            if not collection.encoders.has(sha256):
-                collection.check_encoder(self.default)  # says whose encoder is which
-            path = collection.encoders.path(sha256)
-            encoder = self._load(path)
-            if encoder.sha256 != sha256:
-                raise ArtifactInvalid(f"{path} hashes to {encoder.sha256[:12]}: it is damaged")
-            self._loaded[sha256] = encoder
-            return encoder
+            if sha256 not in self._loaded:
+                if not self.has(collection):
+                    collection.check_encoder(self.default)  # says whose encoder is which
+                path = collection.encoders.path(sha256)
+                encoder = self._load(path)
+                if encoder.sha256 != sha256:
+                    raise ArtifactInvalid(f"{path} hashes to {encoder.sha256[:12]}: it is damaged")
+                self._loaded[sha256] = encoder
+            return self._loaded[sha256]
 
     def keep_only(self, needed: Container[str]) -> None:
         """Let go of all but these, by SHA-256, and the default."""

@@ -384,7 +384,7 @@ def test_killed_at_any_moment_it_is_of_the_old_encoder_or_the_new_and_whole(
     program = Path(__file__).parent / "migrations_killed.py"
     chance = random.Random(0)
     reached = set()
-    for _ in range(8):
+    for _ in range(6):
         child = subprocess.Popen(
             [sys.executable, str(program), str(tmp_path / "data"), str(encoder_path), next_path],
             cwd=_PROJECT,
@@ -618,7 +618,9 @@ def test_the_command_goes_over_and_back_step_by_step(
     assert "nearest stay" in output
     assert "`--back` returns" in output
     assert run("inspect", *plain, "--json") == 0
-    assert answer()["encoder"]["sha256"] == later.sha256
+    inspected = answer()
+    assert inspected["encoder"]["sha256"] == later.sha256
+    assert inspected["beside"] == [{"sha256": encoder.sha256, "served": True, "waiting": 0}]
     (source / "6.jpg").write_bytes(jpeg(6))
     assert run("build", source, *where, "--json") == 0  # with the collection's own encoder
     assert (found := answer())["encoder"] == later.sha256
