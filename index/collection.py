@@ -524,10 +524,8 @@ class Catalog:
             collection = Collection(folder, encoder, self._memory)
         except EncoderMismatch as error:
             raise CollectionExists(str(error)) from error
-        try:
-            collection.encoders.keep(
-                encoder.path, encoder.sha256
-            )  # those of earlier releases have no copy
+        try:  # collections of earlier releases have no copy
+            collection.encoders.keep(encoder.path, encoder.sha256)
         except BaseException:
             collection.close()
             raise

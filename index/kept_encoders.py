@@ -28,8 +28,8 @@ class KeptEncoders:
         """The copy of an encoder; EncoderNotKept where there is none."""
         if not self.has(sha256):
             raise EncoderNotKept(
-                f"{self._folder.parent} keeps no copy of its encoder {sha256[:12]}, which was made "
-                "by an earlier release; name the file"
+                f"{self._folder.parent} keeps no copy of encoder {sha256[:12]}, since an earlier "
+                "release made it; name the encoder's file"
             )
         return self._place(sha256)
 

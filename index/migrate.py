@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from index.beside import Beside, Waiting
 from index.build import Settings
 from index.calibrate import Measured
 from index.collection import Collection, dimensions_of
-from index.encoder import Encoder
+from index.encoder import Encoder, Encoding
 from index.errors import (
     CollectionCorrupt,
     CollectionLocked,
@@ -116,8 +116,8 @@ def migrate(
     Raises:
         MigrationRefused: it is the collection's encoder already, or vectors of a third one are
             still there.
-        CollectionLocked: another process migrates this collection, or an indexing job runs at the
-            time of the switch.
+        CollectionLocked: another process migrates this collection, or indexes or tidies it up at
+            the time of the switch.
     """
     with held_alone(collection.folder / LOCK, "migration"):
         _begin(collection, encoder)
@@ -309,8 +309,9 @@ class _Work:
                 self._tell(Progress(total, done, len(self._failed)))
                 if not (batch := list(islice(read, self._settings.batch_size))):
                     break
+                made = self._encode(batch)  # before the transaction: others write meanwhile
                 with store.write() as transaction:
-                    self._save(batch, transaction)
+                    beside.save(transaction, *made)
             if not self._stop.is_set():
                 self._clear = version
 
@@ -343,7 +344,7 @@ class _Work:
             pool.shutdown(cancel_futures=True)
 
     def _decode(self, image: Waiting) -> _Decoded | _Failed:
-        """An image as it is by now: if it has changed since it was listed, ``save`` will tell."""
+        """An image as it is by now; ``beside.save`` drops what has changed since it was listed."""
         try:
             data = self._collection.read(image.id)
             picture = self._encoder.load(data, max_pixels=self._settings.max_pixels)
@@ -351,13 +352,16 @@ class _Work:
             return _Failed(image, str(error))
         return _Decoded(image, picture.pixels)
 
-    def _save(self, batch: list[_Decoded | _Failed], transaction: Transaction) -> None:
-        decoded = [each for each in batch if isinstance(each, _Decoded)]
+    def _encode(self, batch: Sequence[_Decoded | _Failed]) -> tuple[list[Waiting], Encoding]:
+        """The images that could be read, and a row of vectors for each; notes the others."""
         self._failed |= {each.image.key: each for each in batch if isinstance(each, _Failed)}
-        if decoded:
-            encoding = self._encoder.encode(np.stack([each.pixels for each in decoded]))
-            beside.save(transaction, [each.image for each in decoded], encoding)
+        decoded = [each for each in batch if isinstance(each, _Decoded)]
         self._embedded += len(decoded)
+        size = self._encoder.fit.size
+        pixels = np.empty((len(decoded), size, size, 3), np.uint8)
+        for row, each in enumerate(decoded):
+            pixels[row] = each.pixels
+        return [each.image for each in decoded], self._encoder.encode(pixels)
 
     def _late(self, snapshot: Snapshot) -> list[Waiting]:
         """What changed since the last round, waits, and did not fail as it is."""
@@ -374,7 +378,7 @@ class _Work:
                 beside.follow(transaction)
                 late = self._late(transaction)
                 if len(late) <= self._settings.batch_size:
-                    self._save(list(self._read(iter(late))), transaction)
+                    beside.save(transaction, *self._encode(list(self._read(iter(late)))))
                     if not self._stop.is_set():
                         self._forget_the_settled(transaction)
                         yield transaction
@@ -393,6 +397,7 @@ class _Work:
         with ExitStack() as locks:
             try:
                 locks.enter_context(held_alone(folder / "build.lock", "indexing"))
+                locks.enter_context(held_alone(folder / "deeds.lock", "tidying up"))
             except CollectionLocked as error:
                 raise CollectionLocked(f"{error}; the vectors are ready, switch later") from error
             self._wait_for_compaction(locks)
