@@ -1,4 +1,4 @@
-"""``kindred-index``: build a collection of images, follow its source, check, keep and tidy it up.
+"""``kindred-index``: build a collection, follow its source, check, keep, migrate and tidy it up.
 
 Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
 130 or 143 interrupted (the same command goes on).
@@ -16,20 +16,24 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, get_args
 
 from tqdm import tqdm
 
+from index import beside
+from index import migrate as migrations
+from index.agreement import NEAREST
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.build import PROCESSORS, Progress, Report, Settings, build, open_encoder
 from index.calibrate import CalibrationSettings, Measured
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
-from index.errors import KindredError, TooFewImages
+from index.errors import EncoderNotKept, KindredError, TooFewImages
+from index.files import sha256_of
 from index.image import DEFAULT_MAX_PIXELS
 from index.journal import DEEDS
 from index.matching import TIERS
@@ -129,6 +133,42 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--seed", type=int, default=0, help="of the sample and the edits")
 
+    command = _add(commands, "migrate", _migrate, "go over to another encoder, or back")
+    what = command.add_mutually_exclusive_group()
+    for option, meaning in (
+        ("--no-switch", "make the new vectors and compare them, but do not go over to them yet"),
+        ("--switch", "go over to the vectors that --no-switch has left ready"),
+        ("--back", "return to the encoder before"),
+        ("--forget", "drop the vectors of the encoder before; there is no way back then"),
+        ("--abandon", "drop what an unfinished migration has made"),
+    ):
+        names = [option, "--dry-run"] if option == "--no-switch" else [option]
+        what.add_argument(
+            *names,
+            dest="what",
+            action="store_const",
+            const=option.removeprefix("--"),
+            help=meaning,
+        )
+    _add_encoder(
+        command,
+        "the .onnx file of the encoder to go over to (default: that of the unfinished migration; "
+        "with --back, the collection's own copy)",
+    )
+    _add_work(command)
+    command.add_argument(
+        "--leave-out",
+        action="store_true",
+        help="go over although there are images that cannot be read any more",
+    )
+    command.add_argument(
+        "--sample",
+        type=_positive,
+        default=migrations.SAMPLE,
+        metavar="N",
+        help="images whose neighbours are compared (default: %(default)s)",
+    )
+
     command = _add(commands, "duplicates", _duplicates, "list images that are copies of each other")
     strictness = command.add_mutually_exclusive_group()
     strictness.add_argument(
@@ -205,14 +245,12 @@ def _add(commands: Any, name: str, run: Any, description: str) -> argparse.Argum
     return command
 
 
-def _add_encoder(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--encoder",
-        type=Path,
-        default=Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER),
-        metavar="FILE",
-        help="the encoder's .onnx file (default: KINDRED_ENCODER, else the one that ships)",
-    )
+def _add_encoder(
+    command: argparse.ArgumentParser,
+    meaning: str = "the encoder's .onnx file (default: the collection's own copy; for a new "
+    "collection KINDRED_ENCODER, else the one that ships)",
+) -> None:
+    command.add_argument("--encoder", type=Path, metavar="FILE", help=meaning)
     command.add_argument(
         "--provider",
         choices=get_args(Provider),
@@ -235,6 +273,23 @@ def _add_job(command: argparse.ArgumentParser) -> None:
         "one, such as s3://bucket/folder",
     )
     _add_encoder(command)
+    _add_work(command)
+    command.add_argument(
+        "--prefix",
+        default="",
+        metavar="TEXT",
+        help="text before every id, where two sources have the same ids",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
+    return value
+
+
+def _add_work(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch-size",
         type=_positive,
@@ -256,19 +311,21 @@ def _add_job(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="leave out images of more pixels than this (default: %(default)s)",
     )
-    command.add_argument(
-        "--prefix",
-        default="",
-        metavar="TEXT",
-        help="text before every id, where two sources have the same ids",
-    )
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0")
-    return value
+def _default_encoder() -> Path:
+    return Path(os.environ.get("KINDRED_ENCODER") or DEFAULT_ENCODER)
+
+
+def _encoder_file(options: argparse.Namespace) -> Path:
+    """The file that was named, else the collection's own, else the default."""
+    if options.encoder is not None:
+        return Path(options.encoder)
+    catalog = Catalog(options.data)
+    if catalog.exists(options.collection):
+        with catalog.open(options.collection) as collection, suppress(EncoderNotKept):
+            return collection.encoders.path(collection.encoder_sha256)
+    return _default_encoder()
 
 
 def _positive(text: str) -> int:
@@ -310,7 +367,8 @@ def _build(options: argparse.Namespace) -> int:
 
 def _calibrate_first(collection: Collection, options: argparse.Namespace, stop: _Stop) -> None:
     """Measure false match rates once, where there is enough to measure them on."""
-    encoder = Encoder(options.encoder, provider=options.provider, threads=options.threads)
+    file = _encoder_file(options)
+    encoder = Encoder(file, provider=options.provider, threads=options.threads)
     try:
         measured = _measured(collection, encoder, CalibrationSettings(), stop)
     except TooFewImages:
@@ -352,12 +410,10 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _open_encoder(options: argparse.Namespace) -> Encoder:
-    encoder = open_encoder(
-        options.encoder, provider=options.provider, batch_size=options.batch_size
-    )
+    file = _encoder_file(options)
+    encoder = open_encoder(file, provider=options.provider, batch_size=options.batch_size)
     _say(
-        f"encoder {options.encoder.name} ({encoder.sha256[:12]}), "
-        f"{encoder.fit.size} px, on {encoder.provider}"
+        f"encoder {file.name} ({encoder.sha256[:12]}), {encoder.fit.size} px, on {encoder.provider}"
     )
     return encoder
 
@@ -430,7 +486,7 @@ class _Bar:
     def __init__(self, name: str) -> None:
         self._bar: tqdm[Any] = tqdm(desc=name, unit=" images", mininterval=_BAR_SECONDS)
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress | migrations.Progress) -> None:
         if self._bar.disable:
             return
         self._bar.total = progress.total
@@ -455,6 +511,9 @@ def _inspect(options: argparse.Namespace) -> int:
     with Catalog(options.data).open(options.collection) as collection:
         counts = collection.count()
         encoder = collection.metadata
+        with collection.store.read() as snapshot:
+            others = beside.find(snapshot)
+            waiting = beside.count_waiting(snapshot) if others else 0
         facts = {
             "collection": collection.name,
             "folder": str(collection.folder),
@@ -466,6 +525,10 @@ def _inspect(options: argparse.Namespace) -> int:
                 "sha256": collection.encoder_sha256,
                 **encoder.model_dump(mode="json", exclude={"calibration"}),
             },
+            "beside": [
+                {"sha256": other.encoder_sha256, "served": other.served, "waiting": waiting}
+                for other in others
+            ],
         }
     print(f"{facts['collection']} in {facts['folder']}, created {facts['created_at']}")
     print(", ".join(f"{count:,} {state}" for state, count in counts.items()))
@@ -475,6 +538,11 @@ def _inspect(options: argparse.Namespace) -> int:
         f"{encoder.run_id}, {encoder.image_size} px, embedding {encoder.embedding_dim}, "
         f"descriptor {encoder.descriptor_dim}, {encoder.precision}"
     )
+    for other in others:
+        print(
+            f"beside it {'the encoder before' if other.served else 'the next encoder'}, "
+            f"{other.encoder_sha256[:12]}: {waiting:,} images wait for it"
+        )
     if options.json:
         _print_json(facts)
     return DONE
@@ -539,7 +607,7 @@ def _bytes_bar(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    encoder = Encoder(options.encoder, provider=options.provider, threads=options.threads)
+    encoder = Encoder(_encoder_file(options), provider=options.provider, threads=options.threads)
     try:
         settings = CalibrationSettings(options.sample, options.copies, options.seed)
     except ValueError as error:
@@ -579,6 +647,107 @@ def _measured(
 
 def _advance(bar: tqdm[Any]) -> None:
     bar.update()
+
+
+# migrate
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        if options.what in ("forget", "abandon"):
+            drop = migrations.forget if options.what == "forget" else migrations.abandon
+            drop(collection)
+            print(f"{options.collection}: done; {collection.encoder_sha256[:12]} serves")
+            return DONE
+        encoder = Encoder(
+            _next_encoder_file(options, collection),
+            provider=options.provider,
+            threads=options.threads,
+            batch_size=options.batch_size,
+        )
+        _keep_present_encoder(collection)
+        settings = _settings(options)
+        with _stoppable() as stop, _Bar(options.collection) as bar:
+            if options.what == "back":
+                report = migrations.go_back(
+                    collection,
+                    encoder,
+                    settings=settings,
+                    leave_out=options.leave_out,
+                    progress=bar.show,
+                    stop=stop,
+                )
+            else:
+                report = migrations.migrate(
+                    collection,
+                    encoder,
+                    settings=settings,
+                    switch=options.what != "no-switch",
+                    leave_out=options.leave_out,
+                    sample=options.sample,
+                    progress=bar.show,
+                    stop=stop,
+                )
+    print(*_migrated(options, report), sep="\n")
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(report)})
+    if report.interrupted:
+        return 128 + stop.signal
+    if not report.switched and options.what != "no-switch":
+        return REFUSED
+    return LEFT_OUT if report.left_out else DONE
+
+
+def _next_encoder_file(options: argparse.Namespace, collection: Collection) -> Path:
+    if options.encoder is not None:
+        return Path(options.encoder)
+    wanted = migrations.way_back if options.what == "back" else migrations.unfinished
+    return collection.encoders.path(wanted(collection).encoder_sha256)
+
+
+def _keep_present_encoder(collection: Collection) -> None:
+    """Going back needs the file, of which collections of earlier releases have no copy."""
+    sha256 = collection.encoder_sha256
+    if collection.encoders.has(sha256):
+        return
+    for file in (_default_encoder(), DEFAULT_ENCODER):
+        if file.is_file() and sha256_of(file) == sha256:
+            collection.encoders.keep(file, sha256)
+            return
+    _say(f"there is no copy of encoder {sha256[:12]}: to go back, --back will need its file")
+
+
+def _migrated(options: argparse.Namespace, report: migrations.Report) -> Iterator[str]:
+    yield (
+        f"{options.collection}: {report.images:,} images by encoder {report.encoder_sha256[:12]}, "
+        f"{report.embedded:,} of them now, in {report.seconds:.1f} s"
+    )
+    for left_out in report.left_out:
+        yield f"cannot be read: {printable(left_out.id)}: {left_out.reason}"
+    found = report.agreement
+    if found is not None:
+        yield (
+            f"{found.sampled:,} images compared: {100 * found.nearest_kept:.1f} % of the {NEAREST} "
+            f"nearest stay; {found.copies_before:,} copies before, {found.copies_after:,} after, "
+            f"{found.copies_kept:,} of them the same"
+        )
+        for kind, pairs in (("lost", found.lost), ("new", found.new)):
+            for pair in pairs:
+                yield (
+                    f"{kind}: {printable(pair.id)} and {printable(pair.other)}, copy score "
+                    f"{pair.before:.3f} before, {pair.after:.3f} after"
+                )
+    if report.switched:
+        yield (
+            "it serves now; rates of false matches are the encoder's own until `calibrate` "
+            "measures them here\n`--back` returns, until `--forget`"
+        )
+    elif report.interrupted:
+        yield "interrupted; the same command goes on"
+    elif options.what == "no-switch":
+        yield "ready; `--switch` goes over to it, `--abandon` drops it"
+    else:
+        yield "not switched: `--leave-out` does so without what cannot be read"
 
 
 def _duplicates(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -50,6 +50,7 @@ from index.errors import (
     CollectionExists,
     CollectionNotFound,
     EncoderMismatch,
+    EncoderSwitched,
     InvalidName,
     InvalidVerdict,
     SourceNotFound,
@@ -59,6 +60,7 @@ from index.files import now, remove_abandoned, sync_folder, sync_tree
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
+from index.kept_encoders import KeptEncoders
 from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
@@ -95,6 +97,7 @@ class Collection:
         encoder_sha256: of the encoder file that made its vectors; ``metadata`` is that file's.
         created_at: ISO 8601 in UTC.
         store: the database, for the batch job.
+        encoders: copies of the encoder files that it needs.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Collection:
         settings = self.store.settings
         self.encoder_sha256: Final = settings.encoder_sha256
         self.created_at: Final = settings.created_at
+        self.encoders: Final = KeptEncoders(folder / "encoders")
         self._blobs = Blobs(folder / "blobs")
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
@@ -123,7 +127,7 @@ class Collection:
             self.metadata: Final = _metadata(settings, folder)
             if encoder is not None:
                 self.check_encoder(encoder)
-            self._dimensions = _dimensions(self.metadata)
+            self._dimensions = dimensions_of(self.metadata)
             self._indexes = Indexes(self.store, folder, self._dimensions, memory)
         except BaseException:
             self.store.close()
@@ -192,13 +196,16 @@ class Collection:
             transaction.set_calibration(measured.model_dump_json())
         return measured
 
-    def is_deleted(self) -> bool:
-        """Whether the collection was deleted, by this process or another; then open it no more."""
+    def is_superseded(self) -> bool:
+        """Whether it was deleted or went over to another encoder, by whichever process.
+
+        Then nothing can be done with it but to open it anew.
+        """
         try:
-            self.store.check_alive()
-        except CollectionNotFound:
+            with self.store.read():
+                return False
+        except (CollectionNotFound, EncoderSwitched):
             return True
-        return False
 
     def check_encoder(self, encoder: Encoder) -> None:
         """Raise EncoderMismatch unless this encoder made the collection."""
@@ -476,7 +483,8 @@ class Collection:
     def verify(self) -> Findings:
         """Compare everything that is stored with everything else; see ``index.verify``."""
         with self.store.read() as snapshot:
-            return verify(snapshot, self._blobs, self._indexes)
+            findings = verify(snapshot, self._blobs, self._indexes)
+        return replace(findings, problems=(*findings.problems, *self.encoders.problems()))
 
     def snapshot(self, file: Path, progress: snapshots.Progress = lambda *_: None) -> Contents:
         """Write the collection as of this moment to one file; see ``index.snapshots.take``.
@@ -526,19 +534,27 @@ class Catalog:
         Raises:
             InvalidName: the name has a character or a length that is not allowed.
             CollectionExists: another encoder made the one that is there.
+            CollectionError: the disk is full or read-only.
         """
         folder = self._place(name)
         if not self.exists(name):
             with suppress(CollectionExists), self._making(folder) as draft:
+                KeptEncoders(draft / "encoders").keep(encoder.path, encoder.sha256)
                 store.create(
                     draft / store.DATABASE,
                     Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
-                    _dimensions(encoder.metadata),
+                    dimensions_of(encoder.metadata),
                 )
         try:
-            return Collection(folder, encoder, self._memory)
+            collection = Collection(folder, encoder, self._memory)
         except EncoderMismatch as error:
             raise CollectionExists(str(error)) from error
+        try:  # collections of earlier releases have no copy
+            collection.encoders.keep(encoder.path, encoder.sha256)
+        except BaseException:
+            collection.close()
+            raise
+        return collection
 
     def open(self, name: str, encoder: Encoder | None = None) -> Collection:
         """Open a collection; without an encoder it is not checked which one made it.
@@ -631,7 +647,8 @@ class Catalog:
         return self._folder / name
 
 
-def _dimensions(metadata: Metadata) -> dict[Space, int]:
+def dimensions_of(metadata: Metadata) -> dict[Space, int]:
+    """D of the vectors that an encoder makes, a space."""
     return {"embedding": metadata.embedding_dim, "descriptor": metadata.descriptor_dim}
 
 

@@ -84,6 +84,7 @@ class Encoder:
     """An encoder file, ready to run; safe to use from several threads.
 
     Attributes:
+        path: of the file.
         metadata: what the file says about itself.
         sha256: of the file, in hex; a collection remembers it.
         provider: "CUDAExecutionProvider" or "CPUExecutionProvider", whichever runs it.
@@ -116,7 +117,7 @@ class Encoder:
         if batch_size < 1:
             raise ValueError(f"batch size is {batch_size}, expected 1 or more")
         model = read_bytes(path)
-        self._path = path
+        self.path: Final = Path(path)
         self._session = _open(provider, model, path, threads)
         self.sha256 = hashlib.sha256(model).hexdigest()
         self.metadata: Metadata = check_graph(self._session, path)
@@ -148,7 +149,7 @@ class Encoder:
             )
         return Encoding.concatenate(
             [
-                _run(self._session, pixels[start : start + self.batch_size], self._path)
+                _run(self._session, pixels[start : start + self.batch_size], self.path)
                 for start in range(0, len(pixels), self.batch_size)
             ]
         )

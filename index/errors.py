@@ -2,13 +2,14 @@
 
     KindredError
     ├── ImageError          UnknownFormat · ImageTooLarge · UnreadableImage
-    ├── ArtifactError       ArtifactInvalid · EncoderMismatch
+    ├── ArtifactError       ArtifactInvalid · EncoderMismatch · EncoderNotKept
     ├── SourceError         SourceNotFound · SourceUnreadable
     ├── CollectionError     CollectionNotFound · CollectionExists · CollectionCorrupt
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
     │                       DeedRefused · JournalError · SnapshotInvalid
+    │                       EncoderSwitched · MigrationRefused
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -46,6 +47,10 @@ class ArtifactInvalid(ArtifactError):
 
 class EncoderMismatch(ArtifactError):
     """The collection was made with another encoder; vectors of two encoders do not compare."""
+
+
+class EncoderNotKept(ArtifactError):
+    """A collection has no copy of the encoder that made its vectors."""
 
 
 class SourceError(KindredError):
@@ -122,6 +127,14 @@ class JournalError(CollectionError):
 
 class SnapshotInvalid(CollectionError):
     """A file is no snapshot of a collection, is cut off, or was changed."""
+
+
+class EncoderSwitched(CollectionError):
+    """The collection has gone over to another encoder since it was opened; open it anew."""
+
+
+class MigrationRefused(CollectionError):
+    """A collection cannot go over to another encoder, or back, as it is."""
 
 
 class TrainingError(KindredError):

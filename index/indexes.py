@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,9 @@ from index.space_index import IndexWriter
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Keys, MainIndex, Space, Vectors, View
+
+FOLDER: Final = "faiss"
+"""Of a collection: where its index files lie."""
 
 _LEAST_STALE: Final = 4096
 _LEAST_STALE_SHARE: Final = 0.05
@@ -79,6 +82,27 @@ class _State:
         if not self.from_files:
             return self.generation > 0 or len(self.view) > _LEAST_STALE
         return self.view.stale > max(_LEAST_STALE, _LEAST_STALE_SHARE * len(self.view))
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What files are to hold: ``keys`` int64 (N,) ascending, and their N vectors, in parts.
+
+    ``version`` is the last change of the collection that they take in.
+    """
+
+    version: int
+    keys: Keys
+    vectors: Iterable[Encoding]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files on the disk, of ``count`` vectors as of ``version``."""
+
+    version: int
+    count: int
+    files: Mapping[Space, IndexFile]
 
 
 class Indexes:
@@ -151,20 +175,20 @@ class Indexes:
                         self._read(current.files, in_memory=False)
                         return False
             number = current.number + 1 if current is not None else 1
-            version, count, files = self._write(number)
+            written = self._write(number)
             # Read before anyone knows of them, so that no search waits for it.
-            loaded = _Loaded(files, self._read(files))
+            loaded = _Loaded(written.files, self._read(written.files))
             with self._following:
                 self._loaded = loaded
             try:
                 with self._store.write() as transaction:
-                    transaction.start_generation(number, version, count, files)
+                    transaction.start_generation(
+                        number, written.version, written.count, written.files
+                    )
             except BaseException:
                 self._loaded = None
                 raise
-            for path in self._files.iterdir():
-                if path.name not in {file.name for file in files.values()}:
-                    path.unlink()
+            remove_others(self._files, written.files)
         if self._state is not None:
             self._follow()
         return True
@@ -193,7 +217,7 @@ class Indexes:
 
     @property
     def _files(self) -> Path:
-        return self._folder / "faiss"
+        return self._folder / FOLDER
 
     def _follow(self) -> _State:
         with self._following:
@@ -287,31 +311,65 @@ class Indexes:
         except (CollectionError, OSError) as error:  # searches go on from memory
             _log.warning("%s is not compacted for now: %s", self._folder, error)
 
-    def _write(self, number: int) -> tuple[int, int, dict[Space, IndexFile]]:
-        """Write the files of everything present; their version and their number of vectors."""
-        paths = {space: self._files / f"{number:06d}-{space}.faiss" for space in self.dimensions}
-        files: dict[Space, IndexFile] = {}
-        try:
-            make_folder(self._files)
-            with ExitStack() as stack:
-                drafts = {space: stack.enter_context(replacing(paths[space])) for space in paths}
-                with self._store.read() as snapshot:
-                    version, keys = snapshot.version(), snapshot.present_keys()
-                    writers = {
-                        space: stack.enter_context(IndexWriter(drafts[space], keys, dimension))
-                        for space, dimension in self.dimensions.items()
-                    }
-                    for chunk in snapshot.present():
-                        for space, rows in _by_space(chunk.encoding).items():
-                            writers[space].append(rows)
-                for space, writer in writers.items():
-                    writer.finish()
-                    files[space] = IndexFile(paths[space].name, sha256_of(drafts[space]))
-        except OSError as error:
-            raise CollectionError(f"{self._files} cannot be written: {error}") from error
-        except ValueError as error:
-            raise CollectionCorrupt(f"{self._store.path} contradicts itself: {error}") from error
-        return version, len(keys), files
+    def _write(self, number: int) -> Written:
+        """Write the files of everything present."""
+        return write_files(
+            self._store,
+            self._files,
+            number,
+            self.dimensions,
+            lambda snapshot: Contents(
+                snapshot.version(),
+                snapshot.present_keys(),
+                (chunk.encoding for chunk in snapshot.present()),
+            ),
+        )
+
+
+def write_files(
+    store: Store,
+    folder: Path,
+    number: int,
+    dimensions: Mapping[Space, int],
+    read: Callable[[Snapshot], Contents],
+) -> Written:
+    """Write the files of a generation, that of ``number``, which nobody knows of yet.
+
+    Raises:
+        CollectionError: the disk is full or read-only.
+        CollectionCorrupt: there are not as many vectors as keys.
+    """
+    paths = {space: folder / f"{number:06d}-{space}.faiss" for space in dimensions}
+    files: dict[Space, IndexFile] = {}
+    try:
+        make_folder(folder)
+        with ExitStack() as stack:
+            drafts = {space: stack.enter_context(replacing(paths[space])) for space in paths}
+            with store.read() as snapshot:
+                contents = read(snapshot)
+                writers = {
+                    space: stack.enter_context(IndexWriter(drafts[space], contents.keys, dimension))
+                    for space, dimension in dimensions.items()
+                }
+                for encoding in contents.vectors:
+                    for space, rows in _by_space(encoding).items():
+                        writers[space].append(rows)
+            for space, writer in writers.items():
+                writer.finish()
+                files[space] = IndexFile(paths[space].name, sha256_of(drafts[space]))
+    except OSError as error:
+        raise CollectionError(f"{folder} cannot be written: {error}") from error
+    except ValueError as error:
+        raise CollectionCorrupt(f"{store.path} contradicts itself: {error}") from error
+    return Written(contents.version, len(contents.keys), files)
+
+
+def remove_others(folder: Path, files: Mapping[Space, IndexFile]) -> None:
+    """Remove the files of earlier generations; who reads them goes on with what it has open."""
+    names = {file.name for file in files.values()}
+    for path in folder.iterdir():
+        if path.name not in names:
+            path.unlink()
 
 
 def _follow_from(main: MainIndex, snapshot: Snapshot, generation: Generation) -> _State:

@@ -13,23 +13,45 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from index.errors import (
     CollectionCorrupt,
     CollectionError,
     CollectionLocked,
     CollectionNotFound,
+    EncoderSwitched,
 )
 from index.records import Settings
 from index.transactions import FLOAT, Snapshot, Transaction
 from index.vectors import Space
 
 DATABASE: Final = "kindred.sqlite3"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
+
+_VECTORS: Final = """
+CREATE TABLE {name} (
+    key               INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
+    embedding         BLOB NOT NULL CHECK (length(embedding) = {embedding_bytes}),
+    descriptor        BLOB NOT NULL CHECK (length(descriptor) = {descriptor_bytes}),
+    descriptor_offset REAL NOT NULL
+) STRICT
+"""
+
+_BESIDE: Final = """
+CREATE TABLE beside (                                  -- of whose encoder vectors_beside are
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    encoder_sha256 TEXT NOT NULL,
+    encoder        TEXT NOT NULL CHECK (json_valid(encoder)),
+    calibration    TEXT CHECK (calibration IS NULL OR json_valid(calibration)),
+    version        INTEGER NOT NULL,                   -- the vectors there are right as of it
+    served         INTEGER NOT NULL CHECK (served IN (0, 1)), -- 1: the way back
+    created_at     TEXT NOT NULL
+) STRICT;
+"""
 
 _SCHEMA: Final = """
 CREATE TABLE collection (
@@ -67,13 +89,6 @@ CREATE INDEX items_by_sha256 ON items (sha256);
 CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
 CREATE INDEX items_by_root ON items (root);
 CREATE INDEX items_by_state ON items (state);
-
-CREATE TABLE vectors (
-    key               INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
-    embedding         BLOB NOT NULL CHECK (length(embedding) = {embedding_bytes}),
-    descriptor        BLOB NOT NULL CHECK (length(descriptor) = {descriptor_bytes}),
-    descriptor_offset REAL NOT NULL
-) STRICT;
 
 CREATE TABLE deletions (                               -- since the generation, for views to follow
     key            INTEGER PRIMARY KEY,
@@ -117,21 +132,26 @@ CREATE TABLE verdicts (
     PRIMARY KEY (one, other)
 ) STRICT;
 """,
+    2: _BESIDE,
 }
 """By schema version, what leads to the next."""
 
 
+def vectors_table(name: str, dimensions: Mapping[Space, int]) -> str:
+    """The SQL that makes a table of vectors."""
+    sizes = {f"{space}_bytes": FLOAT.itemsize * size for space, size in dimensions.items()}
+    return _VECTORS.format(name=name, **sizes)
+
+
 def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> None:
     """Make an empty database at ``path``, complete and on the disk on return."""
-    schema = _SCHEMA.format(
-        **{f"{space}_bytes": FLOAT.itemsize * size for space, size in dimensions.items()}
-    )
     with _named_errors(path):
         connection = sqlite3.connect(path, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(f"BEGIN; {schema}")
+            connection.executescript(f"BEGIN; {_SCHEMA}{_BESIDE}")
+            connection.execute(vectors_table("vectors", dimensions))
             connection.execute(
                 "INSERT INTO collection VALUES (1, ?, ?, ?, 0, NULL)",
                 (settings.encoder_sha256, settings.encoder, settings.created_at),
@@ -163,6 +183,7 @@ class Store:
         self._idle: list[sqlite3.Connection] = []
         self._pool = threading.Lock()
         self._closed = False
+        self._switched_to = ""
         try:
             status = path.stat()
         except FileNotFoundError as error:
@@ -188,7 +209,8 @@ class Store:
     def check_alive(self) -> None:
         """Raise CollectionNotFound if the collection was deleted, by whichever process.
 
-        And CollectionError if someone else writes to it by now, when that was taken as impossible.
+        And CollectionError if someone else writes to it by now, when that was taken as impossible;
+        EncoderSwitched, once a read or a write has met another encoder.
         """
         with suppress(FileNotFoundError):
             status = self.path.stat()
@@ -197,6 +219,8 @@ class Store:
                     raise CollectionError(
                         f"{self.path} is being written, though not by this user; open it again"
                     )
+                if self._switched_to:
+                    self._raise_switched()
                 return
         raise CollectionNotFound(f"the collection at {self.path.parent} was deleted")
 
@@ -207,12 +231,15 @@ class Store:
         Raises:
             CollectionLocked: other processes kept writing for half a minute.
             CollectionError: the disk is full or read-only.
+            EncoderSwitched: the vectors are of another encoder than when it was opened.
         """
         with self._writing, _named_errors(self.path):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self.check_alive()  # under SQLite's lock, which a deletion takes as well
-                yield Transaction(self._writer)
+                transaction = Transaction(self._writer)
+                self._check_encoder(transaction)
+                yield transaction
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -221,11 +248,16 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[Snapshot]:
-        """The collection as of one moment, however long the reading takes."""
+        """The collection as of one moment, however long the reading takes.
+
+        Raises:
+            EncoderSwitched: the vectors are of another encoder than when it was opened.
+        """
         self.check_alive()
         connection = self._borrow()
         try:
             with _reading(connection, self.path) as snapshot:
+                self._check_encoder(snapshot)
                 yield snapshot
         finally:
             self._give_back(connection)
@@ -251,7 +283,20 @@ class Store:
 
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
-        return Follower(self._connect(), self.path)
+        return Follower(self._connect(), self.path, self._check_encoder)
+
+    def _check_encoder(self, snapshot: Snapshot) -> None:
+        """Vectors of two encoders do not compare: whoever holds some of one must not go on."""
+        found = snapshot.encoder_sha256()
+        if found != self.settings.encoder_sha256:
+            self._switched_to = found
+            self._raise_switched()
+
+    def _raise_switched(self) -> NoReturn:
+        raise EncoderSwitched(
+            f"the collection at {self.path.parent} has just gone over from encoder "
+            f"{self.settings.encoder_sha256[:12]} to {self._switched_to[:12]}; try again"
+        )
 
     def _has_log(self) -> bool:
         """Whether a process has the database open for writing, or was killed at that."""
@@ -322,9 +367,12 @@ class Store:
 class Follower:
     """Tells cheaply whether anyone, in any process, has written since the last look."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, check: Callable[[Snapshot], None]
+    ) -> None:
         self._connection = connection
         self._path = path
+        self._check = check
         self._seen: int | None = None
 
     @contextmanager
@@ -336,6 +384,7 @@ class Follower:
             yield None
             return
         with _reading(self._connection, self._path) as snapshot:
+            self._check(snapshot)
             yield snapshot
         self._seen = latest
 

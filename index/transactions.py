@@ -52,6 +52,16 @@ class Snapshot:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """What ``index.beside`` reads and writes with, within the same transaction."""
+        return self._connection
+
+    def encoder_sha256(self) -> str:
+        """Of the encoder that made the vectors."""
+        row = self._connection.execute("SELECT encoder_sha256 FROM collection").fetchone()
+        return str(row[0])
+
     def version(self) -> int:
         """The number of the last change."""
         return int(self._connection.execute("SELECT version FROM collection").fetchone()[0])
@@ -204,7 +214,7 @@ class Snapshot:
             (json.dumps(list(keys)),),
         )
         by_key = {row[0]: row for row in rows}
-        return _encoding([by_key[key] for key in keys])
+        return encoding_of_rows([by_key[key] for key in keys])
 
     def encoding_of(self, id: str) -> Encoding:
         """The one row of an image's vectors; ImageNotFound where it has none."""
@@ -216,7 +226,7 @@ class Snapshot:
         ).fetchall()
         if not rows:
             raise ImageNotFound(f"image {id!r} has no vectors: {item.reason or item.state}")
-        return _encoding(rows)
+        return encoding_of_rows(rows)
 
     def present(self) -> Iterator[Chunk]:
         """Everything that is present, a chunk at a time, by ascending key."""
@@ -236,7 +246,7 @@ class Snapshot:
                 size_bytes=np.array([row[7] for row in rows], np.int64),
                 mtimes_ns=np.array([row[10] for row in rows], np.int64),
                 formats=[row[11] for row in rows],
-                encoding=_encoding(rows),
+                encoding=encoding_of_rows(rows),
             )
 
     def needs_blob(self, sha256: str) -> bool:
@@ -297,7 +307,7 @@ class Snapshot:
             (version,),
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
-            yield np.array([row[0] for row in rows], np.int64), _encoding(rows)
+            yield np.array([row[0] for row in rows], np.int64), encoding_of_rows(rows)
 
     def vectors_changed_since(self, version: int) -> bool:
         """Whether an index as of ``version`` would differ from one made now."""
@@ -499,7 +509,7 @@ def _item(columns: Sequence[Any]) -> Item:
     return Item(*(*before, json.loads(metadata), reason, updated_at))
 
 
-def _encoding(rows: Sequence[Sequence[Any]]) -> Encoding:
+def encoding_of_rows(rows: Sequence[Sequence[Any]]) -> Encoding:
     """Rows of (key, embedding, descriptor, descriptor_offset, ...) as arrays."""
 
     def stacked(column: int) -> Floats:

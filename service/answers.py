@@ -29,7 +29,7 @@ class CollectionAnswer(BaseModel):
     )
     encoder: str | None = Field(description="SHA-256 of the encoder that made it.")
     generation: int | None = Field(description="Number of its main index; grows with compaction.")
-    searchable: bool = Field(description="Whether the service's encoder is the collection's.")
+    searchable: bool = Field(description="Whether the service has the collection's encoder.")
     reason: str | None = Field(description="Why it cannot be searched, if so.")
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Final, TypedDict
 
 import anyio.to_thread
@@ -17,6 +18,7 @@ from index.collection import Catalog
 from index.encoder import DEFAULT_ENCODER, Encoder
 from index.indexes import Memory
 from service import failures, problems
+from service.encoders import Encoders
 from service.intake import Intake
 from service.metrics import Metrics
 from service.observation import Observe
@@ -91,20 +93,15 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _open(settings: Settings) -> Service:
-    encoder = Encoder(
-        settings.encoder or DEFAULT_ENCODER,
-        provider=settings.provider,
-        threads=settings.threads,
-        batch_size=settings.batch_size,
+    encoders = Encoders(
+        _load(settings.encoder or DEFAULT_ENCODER, settings), lambda path: _load(path, settings)
     )
-    _log.info("encoder ready", extra={"encoder": encoder.sha256, "provider": encoder.provider})
     open_collections = OpenCollections(
-        Catalog(settings.data, Memory(settings.index_memory_bytes)), encoder
+        Catalog(settings.data, Memory(settings.index_memory_bytes)), encoders
     )
     open_collections.load_all()
     metrics = Metrics()
     intake = Intake(
-        encoder,
         metrics,
         capacity=settings.max_queue,
         batch_size=settings.batch_size,
@@ -114,12 +111,23 @@ def _open(settings: Settings) -> Service:
     metrics.observe_images(open_collections.counts)
     return Service(
         settings,
-        encoder,
+        encoders,
         open_collections,
         intake,
         metrics,
         ThumbnailCache(settings.thumbnail_cache_bytes),
     )
+
+
+def _load(path: Path, settings: Settings) -> Encoder:
+    encoder = Encoder(
+        path,
+        provider=settings.provider,
+        threads=settings.threads,
+        batch_size=settings.batch_size,
+    )
+    _log.info("encoder ready", extra={"encoder": encoder.sha256, "provider": encoder.provider})
+    return encoder
 
 
 def _reference(app: FastAPI) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from service.problems import OVERLOADED, ProblemError
 
 @dataclass(frozen=True, eq=False)
 class _Waiting:
-    """Pixels, uint8 (N, S, S, 3), and who waits for their encoding."""
+    """Pixels, uint8 (N, S, S, 3), which encoder is to have them, and who waits for that."""
 
+    encoder: Encoder
     pixels: NDArray[np.uint8]
     encoding: asyncio.Future[Encoding]
 
@@ -38,14 +39,12 @@ class Intake:
 
     def __init__(
         self,
-        encoder: Encoder,
         metrics: Metrics,
         *,
         capacity: int,
         batch_size: int,
         max_pixels: int,
     ) -> None:
-        self._encoder = encoder
         self._metrics = metrics
         self._capacity = capacity
         self._batch_size = batch_size
@@ -86,10 +85,10 @@ class Intake:
             self._seconds_per_image += 0.1 * (share - self._seconds_per_image)
             self._inside -= images
 
-    async def picture(self, data: bytes) -> Picture:
-        """Decode and fit one image; raises ImageError."""
+    async def picture(self, data: bytes, encoder: Encoder) -> Picture:
+        """Decode one image and fit it to an encoder; raises ImageError."""
         return await anyio.to_thread.run_sync(
-            lambda: self._encoder.load(data, max_pixels=self._max_pixels), limiter=self._decoders
+            lambda: encoder.load(data, max_pixels=self._max_pixels), limiter=self._decoders
         )
 
     async def thumbnail(self, data: bytes, longest: int) -> bytes:
@@ -99,20 +98,25 @@ class Intake:
             limiter=self._decoders,
         )
 
-    async def encode(self, pixels: NDArray[np.uint8]) -> Encoding:
-        """Encode uint8 (N, S, S, 3) together with whatever else waits."""
+    async def encode(self, pixels: NDArray[np.uint8], encoder: Encoder) -> Encoding:
+        """Encode uint8 (N, S, S, 3) together with whatever else waits for the same encoder."""
         future: asyncio.Future[Encoding] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Waiting(pixels, future))
+        self._queue.put_nowait(_Waiting(encoder, pixels, future))
         return await future
 
     async def run(self) -> None:
         """Encode what comes, until cancelled."""
+        following: list[_Waiting] = []  # one that waits for another encoder than the batch did
         while True:
-            batch = [await self._queue.get()]
-            images = len(batch[0].pixels)
-            while not self._queue.empty() and images < self._batch_size:
-                batch.append(self._queue.get_nowait())
-                images += len(batch[-1].pixels)
+            batch = following or [await self._queue.get()]
+            images, following = len(batch[0].pixels), []
+            while not following and not self._queue.empty() and images < self._batch_size:
+                waiting = self._queue.get_nowait()
+                if waiting.encoder is not batch[0].encoder:
+                    following = [waiting]
+                    continue
+                batch.append(waiting)
+                images += len(waiting.pixels)
             try:
                 encoding = await anyio.to_thread.run_sync(self._encode_batch, batch)
             except Exception as error:  # must reach those who wait, whatever it is
@@ -131,4 +135,4 @@ class Intake:
         pixels = np.concatenate([waiting.pixels for waiting in batch])
         self._metrics.encode_images.observe(len(pixels))
         with self._metrics.encode_seconds.time():
-            return self._encoder.encode(pixels)
+            return batch[0].encoder.encode(pixels)

@@ -6,9 +6,15 @@ import logging
 import threading
 
 from index.collection import Catalog, Collection
-from index.encoder import Encoder
-from index.errors import CollectionCorrupt, CollectionNotFound, EncoderMismatch, KindredError
+from index.errors import (
+    CollectionCorrupt,
+    CollectionNotFound,
+    EncoderMismatch,
+    EncoderSwitched,
+    KindredError,
+)
 from service.answers import CollectionAnswer
+from service.encoders import Encoders
 
 _log = logging.getLogger("kindred.service")
 
@@ -19,9 +25,9 @@ class OpenCollections:
     Other processes make and remove collections too, so what is there is looked up every time.
     """
 
-    def __init__(self, catalog: Catalog, encoder: Encoder) -> None:
+    def __init__(self, catalog: Catalog, encoders: Encoders) -> None:
         self._catalog = catalog
-        self._encoder = encoder
+        self._encoders = encoders
         self._open: dict[str, Collection] = {}
         self._opening = threading.Lock()
 
@@ -44,23 +50,35 @@ class OpenCollections:
         return self._catalog.names()
 
     def get(self, name: str) -> Collection:
-        """A collection of the service's encoder.
+        """A collection whose encoder the service has, or gets from the collection itself.
 
         Raises:
-            InvalidName, CollectionNotFound, CollectionCorrupt, EncoderMismatch.
+            InvalidName, CollectionNotFound, CollectionCorrupt, EncoderMismatch, ArtifactInvalid.
         """
         collection = self._opened(name)
-        collection.check_encoder(self._encoder)
+        self._encoders.of(collection)
         return collection
 
-    def create(self, name: str) -> bool:
+    def create(self, name: str, wanted: str | None = None) -> bool:
         """Make a collection with the service's encoder; whether it was not there before.
 
+        ``wanted`` is the SHA-256 of the encoder that it has to be of.
+
         Raises:
-            InvalidName, CollectionCorrupt, CollectionExists: another encoder made it.
+            InvalidName, CollectionCorrupt.
+            EncoderMismatch: it is, or would be, of another encoder than ``wanted``.
+            CollectionExists: it is of an encoder that the service does not have.
         """
+        encoder = self._encoders.default
         existed = self._catalog.exists(name)
-        self._catalog.create(name, self._encoder).close()
+        if existed and self._encoders.has(self._opened(name)):
+            encoder = self._encoders.of(self._opened(name))
+        if wanted not in (None, encoder.sha256):
+            raise EncoderMismatch(
+                f"encoder {wanted} was asked for, "
+                f"{'the collection' if existed else 'the service'} has {encoder.sha256}"
+            )
+        self._catalog.create(name, encoder).close()
         return not existed
 
     def delete(self, name: str) -> None:
@@ -91,11 +109,12 @@ class OpenCollections:
                 searchable=False,
                 reason=str(error),
             )
-        try:
-            collection.check_encoder(self._encoder)
-            reason = None
-        except EncoderMismatch as error:
-            reason = str(error)
+        reason = None
+        if not self._encoders.has(collection):
+            try:
+                collection.check_encoder(self._encoders.default)
+            except EncoderMismatch as error:
+                reason = str(error)
         states = {str(state): count for state, count in collection.count().items()}
         return CollectionAnswer(
             name=name,
@@ -113,8 +132,8 @@ class OpenCollections:
         for name, collection in list(self._open.items()):
             try:
                 counts[name] = collection.count().get("present", 0)
-            except CollectionNotFound:
-                continue  # another process has just removed it
+            except (CollectionNotFound, EncoderSwitched):
+                continue  # another process has just removed it, or let it go over
         return counts
 
     def _opened(self, name: str) -> Collection:
@@ -130,10 +149,14 @@ class OpenCollections:
 
     def _alive(self, name: str) -> Collection | None:
         collection = self._open.get(name)
-        return None if collection is None or collection.is_deleted() else collection
+        return None if collection is None or collection.is_superseded() else collection
 
     def _forget(self, name: str) -> None:
-        """Let go of a collection that is not there any more; requests in flight find it gone."""
+        """Let go of a collection that is not there any more, or has gone over to another encoder.
+
+        Requests in flight find it gone, or are told to ask again.
+        """
         collection = self._open.pop(name, None)
         if collection is not None:
             collection.close()
+            self._encoders.keep_only({each.encoder_sha256 for each in self._open.values()})

@@ -57,7 +57,8 @@ MISMATCH = Kind(
     "encoder-mismatch",
     409,
     "Made with another encoder",
-    "The collection's vectors are of another encoder than the service's; they do not compare.",
+    "The collection's vectors are of an encoder that the service does not have, or have just "
+    "become so: then the same request succeeds.",
 )
 LOCKED = Kind(
     "collection-locked", 409, "Collection is in use", "Another process is writing to it; try later."
@@ -130,6 +131,7 @@ KIND_OF_ERROR: Final[Mapping[type[errors.KindredError], Kind]] = {
     errors.CollectionNotFound: NO_COLLECTION,
     errors.CollectionExists: EXISTS,
     errors.CollectionLocked: LOCKED,
+    errors.EncoderSwitched: MISMATCH,
     errors.CollectionCorrupt: CORRUPT,
     errors.ImageNotFound: NO_IMAGE,
     errors.InvalidName: INVALID,

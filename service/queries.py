@@ -11,7 +11,7 @@ import numpy as np
 from fastapi import UploadFile
 
 from index.collection import Collection, CopyQuery
-from index.encoder import Encoding
+from index.encoder import Encoder, Encoding
 from index.fingerprint import perceptual_hash
 from index.image import Picture
 from index.orientations import oriented
@@ -23,12 +23,17 @@ from service.uploads import base64_bytes, file_bytes
 
 
 async def ask_file(
-    service: Service, file: UploadFile, *, orientations: bool = False, verify: bool = False
+    service: Service,
+    collection: Collection,
+    file: UploadFile,
+    *,
+    orientations: bool = False,
+    verify: bool = False,
 ) -> CopyQuery:
     """Decode and encode an uploaded file."""
     async with service.intake.places():
         data = await file_bytes(file, service.settings.max_upload_bytes)
-        return await _look(service, data, orientations=orientations, verify=verify)
+        return await _look(service, collection, data, orientations=orientations, verify=verify)
 
 
 async def ask(
@@ -47,7 +52,7 @@ async def ask(
             data = await base64_bytes(
                 query.base64, "body.query.base64", service.settings.max_upload_bytes
             )
-            return await _look(service, data, orientations=orientations, verify=verify)
+            return await _look(service, collection, data, orientations=orientations, verify=verify)
     if query.id is None:
         invalid("body.query", "expected an image as id or base64, found a vector")
     image_id = query.id
@@ -58,14 +63,19 @@ async def ask(
         return CopyQuery(stored, hashes, item.sha256, item.pixel_sha256, exclude=image_id)
     async with service.intake.places():
         data = await anyio.to_thread.run_sync(collection.read, image_id)
-        asked = await _look(service, data, orientations=orientations, verify=verify)
+        asked = await _look(service, collection, data, orientations=orientations, verify=verify)
         return replace(asked, exclude=image_id)
 
 
-async def encode(service: Service, data: bytes) -> tuple[Picture, Encoding]:
+async def encoder_of(service: Service, collection: Collection) -> Encoder:
+    """The encoder of a collection; a service may run several."""
+    return await anyio.to_thread.run_sync(service.encoders.of, collection)
+
+
+async def encode(service: Service, encoder: Encoder, data: bytes) -> tuple[Picture, Encoding]:
     """One image's picture and its one row of vectors."""
-    picture = await service.intake.picture(data)
-    return picture, await service.intake.encode(picture.pixels[np.newaxis])
+    picture = await service.intake.picture(data, encoder)
+    return picture, await service.intake.encode(picture.pixels[np.newaxis], encoder)
 
 
 def refuse_url() -> NoReturn:
@@ -77,15 +87,18 @@ def refuse_url() -> NoReturn:
     )
 
 
-async def _look(service: Service, data: bytes, *, orientations: bool, verify: bool) -> CopyQuery:
+async def _look(
+    service: Service, collection: Collection, data: bytes, *, orientations: bool, verify: bool
+) -> CopyQuery:
     """Decode and encode; the hashes are taken of each orientation."""
+    encoder = await encoder_of(service, collection)
     sha256 = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
-    picture = await service.intake.picture(data)
+    picture = await service.intake.picture(data, encoder)
     pixels, small = picture.pixels[np.newaxis], picture.fingerprint.small[np.newaxis]
     if orientations:
         pixels, small = oriented(pixels[0]), oriented(small[0])
     return CopyQuery(
-        await service.intake.encode(pixels),
+        await service.intake.encode(pixels, encoder),
         [perceptual_hash(each) for each in small],
         sha256,
         picture.fingerprint.pixel_sha256,

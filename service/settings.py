@@ -28,8 +28,8 @@ class Settings(BaseSettings):
     )
     encoder: Path | None = Field(
         default=None,
-        description="Encoder file (.onnx) that all images are encoded with. Without one, the "
-        "encoder that ships with Kindred.",
+        description="Encoder file (.onnx) of new collections; others are served with the copies "
+        "that they keep of theirs. Without one, the encoder that ships with Kindred.",
     )
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto",

@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 
 from index.collection import Collection
 from index.encoder import Encoder
+from service.encoders import Encoders
 from service.intake import Intake
 from service.metrics import Metrics
 from service.open_collections import OpenCollections
@@ -22,11 +23,16 @@ class Service:
     """Everything that a route may need."""
 
     settings: Settings
-    encoder: Encoder
+    encoders: Encoders
     collections: OpenCollections
     intake: Intake
     metrics: Metrics
     thumbnails: ThumbnailCache
+
+    @property
+    def encoder(self) -> Encoder:
+        """The default one, of collections that are made here."""
+        return self.encoders.default
 
 
 async def _service(request: Request) -> Service:

@@ -680,8 +680,8 @@ def test_a_deleted_collection_is_gone_for_everyone(
     assert not collection.folder.exists()
     with catalog.create("pictures", encoder) as another:
         put(another, encoder, "b", jpeg(2))
-        assert collection.is_deleted()
-        assert not another.is_deleted()
+        assert collection.is_superseded()
+        assert not another.is_superseded()
         for use in (
             lambda: collection.search(query.embedding[0]),
             lambda: collection.get("a"),

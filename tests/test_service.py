@@ -67,11 +67,39 @@ class TestCollections:
             Catalog(tmp_path).create("late", encoder)
             assert service.get("/v1/collections/late").json()["searchable"] is True
 
-    def test_one_of_another_encoder_is_listed_and_refuses_to_be_searched(
+    def test_one_of_another_encoder_is_served_by_its_own_copy_of_it(
+        self, tmp_path: Path, encoder_path: Path, encoder: Encoder, photographs: list[Path]
+    ) -> None:
+        path = tiny_encoder.build(tmp_path / "foreign.onnx", seed=1, size=40, embedding_dim=48)
+        foreign = Encoder(path, provider="cpu")
+        Catalog(tmp_path).create("foreign", foreign).close()
+        path.unlink()
+        with client(tmp_path, encoder_path) as service:
+            for name in ("foreign", "ours"):
+                made = service.put(f"/v1/collections/{name}", json={}).json()
+                assert made["searchable"] is True
+                for photograph in photographs[:3]:
+                    assert (
+                        upload(service, name, photograph.name, photograph.read_bytes()).status_code
+                        == 201
+                    )
+                with photographs[1].open("rb") as file:
+                    found = service.post(
+                        f"/v1/collections/{name}/search/file", files={"file": file}
+                    ).json()
+                assert found["results"][0]["id"] == photographs[1].name
+                assert found["encoder"] == (foreign if name == "foreign" else encoder).sha256
+            again = service.put("/v1/collections/foreign", json={"encoder": foreign.sha256})
+            assert again.status_code == 200
+            refused = service.put("/v1/collections/foreign", json={"encoder": encoder.sha256})
+            assert foreign.sha256 in assert_problem(refused, problems.MISMATCH)["detail"]
+
+    def test_one_of_an_encoder_without_a_copy_is_listed_and_refuses_to_be_searched(
         self, tmp_path: Path, encoder_path: Path, encoder: Encoder
     ) -> None:
         foreign = Encoder(tiny_encoder.build(tmp_path / "foreign.onnx", seed=1), provider="cpu")
-        Catalog(tmp_path).create("foreign", foreign)
+        with Catalog(tmp_path).create("foreign", foreign) as collection:
+            collection.encoders.path(foreign.sha256).unlink()
         with client(tmp_path, encoder_path) as service:
             listed = service.get("/v1/collections").json()["collections"][0]
             assert (listed["name"], listed["searchable"]) == ("foreign", False)

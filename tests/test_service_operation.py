@@ -16,6 +16,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+import tiny_encoder
 from fastapi.testclient import TestClient
 from serving import client, image_url, process, upload
 from starlette.types import Message
@@ -155,9 +156,11 @@ class TestIntake:
         metrics = Metrics()
 
         async def together() -> list[Any]:
-            intake = Intake(encoder, metrics, capacity=99, batch_size=8, max_pixels=10**6)
+            intake = Intake(metrics, capacity=99, batch_size=8, max_pixels=10**6)
             running = asyncio.create_task(intake.run())
-            answers = await asyncio.gather(*(intake.encode(each[np.newaxis]) for each in pixels))
+            answers = await asyncio.gather(
+                *(intake.encode(each[np.newaxis], encoder) for each in pixels)
+            )
             running.cancel()
             return answers
 
@@ -169,22 +172,46 @@ class TestIntake:
         assert "kindred_encode_images_count 3.0" in metrics.text().decode()
         assert "kindred_encode_images_sum 20.0" in metrics.text().decode()
 
+    def test_images_of_two_encoders_that_wait_together_are_not_mixed(
+        self, encoder: Encoder, tmp_path: Path
+    ) -> None:
+        path = tiny_encoder.build(tmp_path / "other.onnx", seed=1, embedding_dim=48)
+        other = Encoder(path, provider="cpu", threads=1)
+        pixels = np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), np.uint8)
+        of = [other if row % 3 == 0 else encoder for row in range(len(pixels))]
+
+        async def together() -> list[Any]:
+            intake = Intake(Metrics(), capacity=99, batch_size=8, max_pixels=10**6)
+            running = asyncio.create_task(intake.run())
+            answers = await asyncio.gather(
+                *(
+                    intake.encode(each[np.newaxis], its)
+                    for each, its in zip(pixels, of, strict=True)
+                )
+            )
+            running.cancel()
+            return answers
+
+        for answer, alone, its in zip(asyncio.run(together()), pixels, of, strict=True):
+            expected = its.encode(alone[np.newaxis])
+            np.testing.assert_allclose(answer.embedding, expected.embedding, atol=1e-6)
+
     def test_a_failure_reaches_those_who_wait_and_the_next_are_served(
         self, encoder: Encoder
     ) -> None:
         async def fail_then_go_on() -> None:
-            intake = Intake(encoder, Metrics(), capacity=9, batch_size=8, max_pixels=10**6)
+            intake = Intake(Metrics(), capacity=9, batch_size=8, max_pixels=10**6)
             running = asyncio.create_task(intake.run())
             with pytest.raises(ValueError, match="expected uint8"):
-                await intake.encode(np.zeros((1, 8, 8, 3), np.uint8))
-            assert len(await intake.encode(np.zeros((2, 32, 32, 3), np.uint8))) == 2
+                await intake.encode(np.zeros((1, 8, 8, 3), np.uint8), encoder)
+            assert len(await intake.encode(np.zeros((2, 32, 32, 3), np.uint8), encoder)) == 2
             running.cancel()
 
         asyncio.run(fail_then_go_on())
 
     def test_an_empty_intake_lets_in_what_is_larger_than_itself(self, encoder: Encoder) -> None:
         async def fill() -> None:
-            intake = Intake(encoder, Metrics(), capacity=2, batch_size=8, max_pixels=10**6)
+            intake = Intake(Metrics(), capacity=2, batch_size=8, max_pixels=10**6)
             async with intake.places(8):
                 assert intake.depth == 8
                 with pytest.raises(ProblemError):

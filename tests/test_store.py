@@ -320,6 +320,7 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
             "DROP INDEX items_by_pixel_sha256; ALTER TABLE items DROP COLUMN pixel_sha256;"
             "ALTER TABLE items DROP COLUMN perceptual;"
             "ALTER TABLE collection DROP COLUMN calibration; DROP TABLE verdicts;"
+            "DROP TABLE beside;"
             "PRAGMA user_version = 1"
         )
     for _ in range(2):
@@ -350,10 +351,12 @@ def test_pages_that_are_damaged_are_named_corrupt(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(size // 4)
         file.write(b"\xff" * (size // 2))
-    database = Store(path)
-    with pytest.raises(CollectionCorrupt), database.read() as snapshot:
+    with (
+        pytest.raises(CollectionCorrupt),
+        closing(Store(path)) as database,
+        database.read() as snapshot,
+    ):
         snapshot.items(None, 1000)
-    database.close()
 
 
 def test_a_full_disk_is_named_and_loses_nothing(database: Store, path: Path) -> None:

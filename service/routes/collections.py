@@ -20,7 +20,7 @@ COLLECTION = COLLECTIONS + "/{collection:segment}"
 
 @router.get(COLLECTIONS, summary="List collections", responses=problems.documented())
 async def list_collections(service: ServiceState) -> CollectionsAnswer:
-    """All collections, those included that another encoder made and that cannot be searched."""
+    """All collections, those included that cannot be searched."""
     return await anyio.to_thread.run_sync(
         lambda: CollectionsAnswer(
             collections=[service.collections.describe(name) for name in service.collections.names()]
@@ -43,14 +43,12 @@ async def put_collection(
     response: Response,
     settings: Annotated[CollectionSettings | None, Body(description="`{}` or none.")] = None,
 ) -> CollectionAnswer:
-    """Make an empty collection for the service's encoder; 200 if it is there with that already."""
+    """Make an empty collection for the service's encoder; 200 if it is there.
+
+    A collection that has gone over to another encoder since then keeps it.
+    """
     wanted = settings.encoder if settings else None
-    if wanted not in (None, service.encoder.sha256):
-        raise problems.ProblemError(
-            problems.MISMATCH,
-            f"encoder {wanted} was asked for, the service has {service.encoder.sha256}",
-        )
-    created = await anyio.to_thread.run_sync(service.collections.create, collection)
+    created = await anyio.to_thread.run_sync(service.collections.create, collection, wanted)
     response.status_code = 201 if created else 200
     return await anyio.to_thread.run_sync(service.collections.describe, collection)
 

@@ -81,7 +81,9 @@ async def check_file(
     """As `duplicates/check`, with the image as a file and the options as form fields."""
     started = time.perf_counter()
     bar = _bar(collection, form, looks=_looks(form))
-    asked = await ask_file(service, form.file, orientations=form.orientations, verify=form.verify)
+    asked = await ask_file(
+        service, collection, form.file, orientations=form.orientations, verify=form.verify
+    )
     return await _answer(request, collection, asked, form, bar, started)
 
 

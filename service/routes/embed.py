@@ -39,7 +39,7 @@ async def embed(service: ServiceState, body: EmbedRequest) -> EmbedAnswer | list
     async with service.intake.places(len(queries)):
         for text, field in texts:
             data = await base64_bytes(text, field, service.settings.max_upload_bytes)
-            answers.append(_answer(service, (await encode(service, data))[1]))
+            answers.append(_answer(service, (await encode(service, service.encoder, data))[1]))
     return answers if several else answers[0]
 
 
@@ -60,7 +60,7 @@ async def embed_file(
     async with service.intake.places(len(form.file)):
         for file in form.file:
             data = await file_bytes(file, service.settings.max_upload_bytes)
-            answers.append(_answer(service, (await encode(service, data))[1]))
+            answers.append(_answer(service, (await encode(service, service.encoder, data))[1]))
     return answers if len(answers) > 1 else answers[0]
 
 

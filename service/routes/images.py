@@ -11,7 +11,7 @@ from index.collection import Collection, Item
 from service import problems
 from service.answers import ImageAnswer, ImagesAnswer
 from service.paths import IMAGE, IMAGES, thumbnail_url
-from service.queries import encode
+from service.queries import encode, encoder_of
 from service.requests import ImageChange, ImageForm
 from service.state import ImagePathId, OpenCollection, ServiceState
 from service.uploads import expects_form, expects_json, file_bytes
@@ -114,7 +114,8 @@ async def put_image(
     """Keep an image and its metadata; the answer comes when both are on disk."""
     async with service.intake.places():
         data = await file_bytes(form.file, service.settings.max_upload_bytes)
-        picture, encoding = await encode(service, data)
+        encoder = await encoder_of(service, collection)
+        picture, encoding = await encode(service, encoder, data)
         new = await anyio.to_thread.run_sync(
             collection.put, id, data, picture, encoding, form.metadata
         )

@@ -61,7 +61,7 @@ async def search_file(
 ) -> SearchAnswer:
     """As `search`, with the image as a file and the options as form fields."""
     started = time.perf_counter()
-    asked = await ask_file(service, form.file)
+    asked = await ask_file(service, collection, form.file)
     return await _answer(request, collection, asked.encoding.embedding[0], form, None, started)
 
 
