@@ -79,20 +79,20 @@ LEAST_CONTAINMENT: Final = 0.98
 LEAST_OF_BOTH: Final = 0.97
 """Where more than this of both lies on each other, neither is a part of the other."""
 
+LEAST_TILT: Final = 1.2
+"""Between two photographs of the same things a camera tilts less, where they fit at all."""
+
 LARGEST_RESIDUAL_OF_PARTS: Final = 0.25
-"""Pixels; where neither was tilted."""
+"""Pixels of the coarser of the two pictures, where neither was tilted."""
 
 LEAST_AGREEMENT_OF_PARTS: Final = 0.9
 """Likewise."""
 
-LEAST_TILT: Final = 1.2
-"""Between two photographs of the same things a camera tilts less, where they fit at all."""
-
 LARGEST_RESIDUAL_IF_TILTED: Final = 0.35
-"""Pixels; of a part that is tilted by more."""
+"""Pixels of the coarser of the two pictures."""
 
 LEAST_AGREEMENT_OF_TILTED_PARTS: Final = 0.97
-"""Likewise."""
+"""Of a part that is tilted."""
 
 EXACT_RESIDUAL: Final = 0.12
 """Features further off than this, and the same thing may have been photographed twice."""
@@ -103,7 +103,7 @@ DOUBTFUL_RESIDUAL: Final = 0.4
 LEAST_AGREEMENT_IF_UPRIGHT: Final = (0.45, 0.83)
 """Up to ``EXACT_RESIDUAL``, where half of it may be covered, and from ``DOUBTFUL_RESIDUAL`` on."""
 
-LEAST_AGREEMENT_IF_TILTED: Final = (0.65, 0.93)
+LEAST_AGREEMENT_IF_TURNED: Final = (0.65, 0.93)
 """Likewise, where it is turned but not by quarters, or tilted: so is it if a camera moved."""
 
 LEAST_AGREEMENT_OF_TWO_PARTS: Final = 0.95
@@ -150,8 +150,8 @@ class Alignment:
         transform: 3 x 3, row by row: a homography from the query to the candidate, both in shares
             of width and height from the upper left corner.
         inliers: how many features agree on it, each place counted once.
-        residual: how far these are off, the median, in pixels of the coarser of the two reduced
-            pictures as they lie on each other.
+        residual: how far these are off, the median, in pixels of the candidate, reduced.
+        enlarged: how many of these a pixel of the query, reduced, is wide; at least 1.
         overlap: share of the candidate's area that the query covers.
         query_overlap: share of the query's area that lies on the candidate.
         agreement: 0 to 1, the share of the overlap's texture that is the same in both.
@@ -166,6 +166,7 @@ class Alignment:
     transform: tuple[float, ...]
     inliers: int
     residual: float
+    enlarged: float
     overlap: float
     query_overlap: float
     agreement: float
@@ -250,11 +251,13 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
 
     One picture must lie within the other, and nearly all texture be the same. The closer the
     features are to where resampling alone would put them, the more of the picture may be covered
-    by something else. Where one picture is a part of the other, look-alikes are many: a photograph
-    of the same shelf from nearer by lies within the first but for a small tilt. Two parts of a
-    third picture are recognised if neither was tilted.
+    by something else. A slight tilt is what a camera makes that has moved, and refused. Where one
+    picture is a part of the other, look-alikes are many: a photograph of the same shelf from nearer
+    by lies within the first. Two parts of a third picture are recognised if neither was tilted.
     """
     if isinstance(outcome, NoAlignment) or is_blind(outcome):
+        return False
+    if not outcome.rigid and outcome.tilt < LEAST_TILT:
         return False
     if min(outcome.overlap, outcome.query_overlap) < LEAST_OF_BOTH and not _is_part(outcome):
         return False
@@ -263,7 +266,7 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
     least = np.interp(
         outcome.residual,
         (EXACT_RESIDUAL, DOUBTFUL_RESIDUAL),
-        LEAST_AGREEMENT_IF_UPRIGHT if outcome.upright else LEAST_AGREEMENT_IF_TILTED,
+        LEAST_AGREEMENT_IF_UPRIGHT if outcome.upright else LEAST_AGREEMENT_IF_TURNED,
     )
     return outcome.agreement >= float(least)
 
@@ -271,11 +274,9 @@ def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
 def _is_part(found: Alignment) -> bool:
     if found.rigid:
         largest, least = LARGEST_RESIDUAL_OF_PARTS, LEAST_AGREEMENT_OF_PARTS
-    elif found.tilt >= LEAST_TILT:
-        largest, least = LARGEST_RESIDUAL_IF_TILTED, LEAST_AGREEMENT_OF_TILTED_PARTS
     else:
-        return False
-    return found.residual <= largest and found.agreement >= least
+        largest, least = LARGEST_RESIDUAL_IF_TILTED, LEAST_AGREEMENT_OF_TILTED_PARTS
+    return found.residual <= largest * found.enlarged and found.agreement >= least
 
 
 @dataclass(frozen=True, eq=False)
@@ -399,7 +400,8 @@ def _compare(query: Features, candidate: Features, fit: _Fit) -> Alignment:
     return Alignment(
         transform=tuple((transform / transform[2, 2]).ravel().tolist()),
         inliers=fit.inliers,
-        residual=fit.residual * float(np.hypot(*candidate.grey.shape)) / max(1.0, enlarged),
+        residual=fit.residual * float(np.hypot(*candidate.grey.shape)),
+        enlarged=max(1.0, enlarged),
         overlap=overlap,
         query_overlap=query_overlap,
         agreement=agreement(query.grey, candidate.grey, fit.matrix),
