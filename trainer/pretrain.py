@@ -28,9 +28,10 @@ from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
 from trainer.loader import Batches
 from trainer.metrics import joint_labels, weighted_knn
-from trainer.network import Network
+from trainer.network import Network, Views
+from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
-from trainer.optimisers import create_optimizer, learning_rate, set_rate
+from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_start
@@ -88,12 +89,13 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     elif settings.from_:
         _start(network, settings, images, main)
     if settings.frozen_stages:
-        network.backbone.freeze(settings.frozen_stages)
-        network.objective.requires_grad_(not (settings.copies and network.backbone.frozen))
+        network.freeze(settings.frozen_stages)
     network = network.to(device).to(memory_format=torch.channels_last)
+    recipe, peak = settings.recipe(), settings.peak_rate()
     optimizer = create_optimizer(
-        settings.optimizer, network, settings.weight_decay, settings.backbone_rate
-    )
+        settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
+        recipe.constant,
+    )  # fmt: skip
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -143,17 +145,19 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
             with profile.part("data"):
                 batch_N3HW = next(batches)
             with profile.part("views"):
-                x, sources, mixed = training_views(batch_N3HW, settings, step)
-            rate = learning_rate(step, total_steps, warmup_steps, settings.peak_rate())
-            set_rate(optimizer, rate)
+                views = training_views(batch_N3HW, settings, step)
+            rate = learning_rate(step, total_steps, warmup_steps, peak)
+            set_rate(optimizer, rate, peak)
+            set_decay(optimizer, settings.decay(step / total_steps))
             with profile.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = model(x, sources, mixed)
+                losses = model(views)
             with profile.part("backward"):
                 optimizer.zero_grad()
                 losses["loss"].backward()
             with profile.part("optimizer"):
                 optimizer.step()
             step += 1
+            network.update(Progress(step, total_steps, steps_per_epoch))
 
             seconds = time.monotonic() - started
             known = {"learning_rate": rate, "seconds": seconds_before + seconds}
@@ -191,6 +195,8 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
     start = load_start(network, Path(str(settings.from_)))
     if main:
         print(start.sentence())
+    if "objective" in start.fresh:
+        network.objective.start_from(network.backbone)
     if network.copies is None or "copies" not in start.fresh:
         return
     network.copies.stages.load_state_dict(network.backbone.branch().state_dict())
@@ -206,20 +212,14 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
         network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
 
 
-def training_views(
-    batch_N3HW: Tensor, settings: PretrainSettings, step: int
-) -> tuple[Tensor, Sources | None, int]:
-    """The two views of each image, what each shows, and how many of them show two images.
+def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) -> Views:
+    """The two views of each image, float32, and what they show.
 
     Both are the method's views. With copies the second are strong edits instead, and some at the
     end of the batch are mixed with one another.
 
     Args:
         batch_N3HW: uint8, this process's share of the batch.
-
-    Returns:
-        Views float32 (2N, 3, S, S) in 0 to 1, first views in the first half; and what
-        ``Network.forward`` takes beside them.
     """
     n, device = len(batch_N3HW), batch_N3HW.device
     seed = _step_seed(settings.seed, step, distributed.rank())
@@ -242,7 +242,7 @@ def training_views(
     else:
         second = make_views(batch_N3HW, settings.views(), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-    return x, sources, mixed
+    return Views(x, sources, mixed)
 
 
 def _rows(
@@ -285,11 +285,10 @@ def create_network(settings: PretrainSettings) -> Network:
     """The network that the settings describe, untrained."""
     return Network(
         method=settings.method,
+        options=settings.options(),
         backbone_name=settings.backbone,
         width=settings.width,
         image_size=settings.image_size,
-        projection_width=settings.projection_width,
-        temperature=settings.temperature,
         copies=settings.copies,
         descriptor_width=settings.descriptor_width,
         entropy_weight=settings.entropy_weight,

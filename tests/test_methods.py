@@ -1,0 +1,125 @@
+"""What holds for every method: it learns, resumes, exports, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_methods import SMALL
+
+from index.encoder import Encoder
+from index.errors import RunError
+from trainer import checkpoint
+from trainer.export import ExportSettings, export
+from trainer.objectives import METHODS, options
+from trainer.pretrain import create_network, pretrain
+from trainer.settings import PretrainSettings
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty-eight photographs, in a folder for each kind of scene."""
+    root = tmp_path_factory.mktemp("pictures")
+    for path in sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))[::4][:48]:
+        scene = path.stem.split("-")[0].rstrip("0123456789")
+        (root / scene).mkdir(exist_ok=True)
+        shutil.copy(path, root / scene)
+    return root
+
+
+def small_run(method: str, pictures: Path, out: Path, **changes: Any) -> PretrainSettings:
+    settings: dict[str, Any] = {
+        "data": str(pictures), "out": str(out), "method": method, "image_size": 16,
+        "width": 0.125, "batch_size": 16, "epochs": 2, "device": "cpu", "optimizer": "sgd",
+    }  # fmt: skip
+    return PretrainSettings(**settings | SMALL[method] | changes)
+
+
+def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, by its path."""
+    if isinstance(value, torch.Tensor):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    parts = [tensors(each, f"{name}/{key}") for key, each in items if not _plain(each)]
+    return {key: each for part in parts for key, each in part.items()}
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def test_every_method_is_tested() -> None:
+    assert SMALL.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("copies", [False, True], ids=["alone", "with copies"])
+def test_interrupted_run_ends_with_the_same_bits(
+    method: str, copies: bool, pictures: Path, tmp_path: Path
+) -> None:
+    """Stopped after the first step: weights, queues, momentum encoders, the optimizer's state."""
+    whole = small_run(method, pictures, tmp_path / "whole", copies=copies, descriptor_width=8)
+    parts = replace(whole, out=str(tmp_path / "parts"))
+    pretrain(whole)
+    pretrain(replace(parts, max_minutes=1e-6))
+    assert checkpoint.load_checkpoint(tmp_path / "parts")["step"] == 1
+    pretrain(parts)
+    first, second = (
+        tensors(checkpoint.load_checkpoint(tmp_path / run)) for run in ("whole", "parts")
+    )
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_nothing_that_a_method_adds_is_left_out_of_training_or_stays_behind(
+    method: str, pictures: Path, tmp_path: Path
+) -> None:
+    """Every parameter moves, by gradients or after them."""
+    settings = small_run(method, pictures, tmp_path / "run", epochs=1, learning_rate=0.05)
+    torch.manual_seed(settings.seed)
+    before = dict(create_network(settings).named_parameters())
+    pretrain(settings)
+    after = checkpoint.load_checkpoint(tmp_path / "run")["network"]
+    same = [name for name, value in before.items() if torch.equal(value, after[name])]
+    assert [name for name in same if before[name].requires_grad] == []
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_defaults_are_the_papers_and_what_is_given_wins(method: str) -> None:
+    settings = PretrainSettings(data="here", out="there", method=method)
+    assert settings.options() == options(METHODS[method])
+    assert settings.optimizer == settings.recipe().optimizer
+    for name, value in SMALL[method].items():
+        changed = PretrainSettings(data="here", out="there", method=method, **{name: value})
+        assert changed.options()[name] == value
+
+
+def test_setting_of_another_method_is_refused_by_name() -> None:
+    with pytest.raises(RunError, match="prediction_width is 9, expected none: simclr takes"):
+        PretrainSettings(data="here", out="there", prediction_width=9)
+
+
+def test_unknown_method_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RunError, match="method is 'simclear', expected one of simclr, simsiam"):
+        PretrainSettings(data="here", out="there", method="simclear")
+
+
+@pytest.mark.parametrize("method", [method for method in SMALL if method != "simclr"])
+def test_exported_file_gives_h_and_the_projection(
+    method: str, pictures: Path, tmp_path: Path
+) -> None:
+    settings = small_run(method, pictures, tmp_path / "run", epochs=1)
+    pretrain(settings)
+    export(ExportSettings(settings.out, str(tmp_path / "encoder.onnx")))
+    encoder = Encoder(tmp_path / "encoder.onnx")
+    assert encoder.metadata.method == method
+    found = encoder.encode(np.zeros((2, 16, 16, 3), np.uint8))
+    assert found.embedding.shape == (2, 64)
