@@ -9,6 +9,12 @@ from trainer.network import Network
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.2, "projection_width": 8},
     "simsiam": {"hidden_width": 16, "projection_width": 12, "prediction_width": 4},
+    "byol": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9},
+    "moco": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9}
+    | {"queue_length": 40, "norm_groups": 2},
+    "barlow": {"hidden_width": 16, "projection_width": 12},
+    "vicreg": {"hidden_width": 16, "projection_width": 12},
+    "supcon": {"hidden_width": 16, "projection_width": 8},
 }
 
 

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
@@ -82,6 +82,8 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
     torch.manual_seed(settings.seed)
     network = create_network(settings)
+    network.objective.check(settings.batch_size, len(images))
+    classes = _classes(images, settings) if network.objective.labelled else None
     step, seconds_before = 0, 0.0
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
@@ -114,6 +116,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
     rows = _rows(settings, len(images), step, total_steps)
+    own_rows = _rows(settings, len(images), step, total_steps)  # of the step, not of those ahead
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
@@ -146,6 +149,8 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
                 batch_N3HW = next(batches)
             with profile.part("views"):
                 views = training_views(batch_N3HW, settings, step)
+                if classes is not None:
+                    views = replace(views, labels_N=classes[next(own_rows)].to(device))
             rate = learning_rate(step, total_steps, warmup_steps, peak)
             set_rate(optimizer, rate, peak)
             set_decay(optimizer, settings.decay(step / total_steps))
@@ -279,6 +284,26 @@ def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]
     if not evaluation.labelled:
         raise DataError(f"{settings.eval_data} has images without labels, which kNN needs")
     return images, evaluation
+
+
+def _classes(images: Images, settings: PretrainSettings) -> Tensor:
+    """The class of each image by number, int64 (N,).
+
+    Raises:
+        DataError: an image has none, or a class has one member alone.
+    """
+    if not images.labelled:
+        raise DataError(
+            f"{settings.data} has images without labels, which {settings.method} learns from"
+        )
+    names, classes, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
+    alone = names[counts == 1]
+    if len(alone):
+        raise DataError(
+            f"{settings.data} has {len(alone)} classes with one image alone, expected at least two "
+            f"in each for {settings.method}; the first are {', '.join(alone[:5])}"
+        )
+    return torch.from_numpy(classes)
 
 
 def create_network(settings: PretrainSettings) -> Network:

@@ -70,6 +70,21 @@ class PretrainSettings:
     prediction_width: int | None = setting(
         None, "of the predictor's hidden layer, where the method has one [the paper's]"
     )
+    momentum: float | None = setting(
+        None, "share that a method's slow copy of the network keeps a step [the paper's]"
+    )
+    queue_length: int | None = setting(
+        None, "keys that moco keeps of earlier batches [the paper's]"
+    )
+    norm_groups: int | None = setting(
+        None, "parts of a batch whose keys have norms of their own in moco [the paper's]"
+    )
+    redundancy_weight: float | None = setting(
+        None, "of what components of barlow have in common [the paper's]"
+    )
+    invariance_weight: float | None = setting(None, "of vicreg [the paper's]")
+    variance_weight: float | None = setting(None, "of vicreg [the paper's]")
+    covariance_weight: float | None = setting(None, "of vicreg [the paper's]")
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
     branch_stages: int = setting(
         0, "last stages of the backbone of which --copies has copies for the descriptor alone"
@@ -121,8 +136,9 @@ class PretrainSettings:
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
             "projection_width", "hidden_width", "prediction_width", "descriptor_width",
-            "learning_rate", "backbone_rate", "workers", "eval_every_epochs",
-            "checkpoint_every_minutes",
+            "queue_length", "norm_groups", "redundancy_weight", "invariance_weight",
+            "variance_weight", "covariance_weight", "learning_rate", "backbone_rate", "workers",
+            "eval_every_epochs", "checkpoint_every_minutes",
         ]  # fmt: skip
         for name in positive:
             value = getattr(self, name)
@@ -143,6 +159,8 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
+        if self.momentum is not None and not 0 <= self.momentum <= 1:
+            raise RunError(f"momentum is {self.momentum}, expected 0 to 1")
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
         if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):

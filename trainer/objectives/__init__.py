@@ -6,13 +6,23 @@ import inspect
 from typing import Any
 
 from index.errors import RunError
+from trainer.objectives.barlow import BarlowTwins
+from trainer.objectives.byol import BYOL
+from trainer.objectives.moco import MoCo
 from trainer.objectives.objective import Objective
 from trainer.objectives.simclr import SimCLR
 from trainer.objectives.simsiam import SimSiam
+from trainer.objectives.supcon import SupCon
+from trainer.objectives.vicreg import VICReg
 
 METHODS: dict[str, type[Objective]] = {
     "simclr": SimCLR,
     "simsiam": SimSiam,
+    "byol": BYOL,
+    "moco": MoCo,
+    "barlow": BarlowTwins,
+    "vicreg": VICReg,
+    "supcon": SupCon,
 }
 """Methods by the name that ``--method`` takes."""
 

@@ -103,11 +103,15 @@ class Objective(nn.Module):
         """
         raise NotImplementedError
 
-    def check(self, batch_size: int) -> None:
+    def check(self, batch_size: int, images: int) -> None:
         """Refuse what cannot work, before training starts.
 
+        Args:
+            batch_size: images a step, of all processes.
+            images: all that there are to learn from.
+
         Raises:
-            RunError: the batch of all processes is too small.
+            RunError: they do not suit the method.
         """
 
     def start_from(self, backbone: Backbone) -> None:
