@@ -15,6 +15,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "barlow": {"hidden_width": 16, "projection_width": 12},
     "vicreg": {"hidden_width": 16, "projection_width": 12},
     "supcon": {"hidden_width": 16, "projection_width": 8},
+    "swav": {"hidden_width": 16, "projection_width": 8, "prototypes": 10, "small_views": 2}
+    | {"queue_length": 16, "queue_start_epoch": 0.5},
+    "dino": {"hidden_width": 16, "projection_width": 8, "prototypes": 24, "small_views": 2}
+    | {"momentum": 0.9},
 }
 
 

@@ -83,7 +83,9 @@ def test_nothing_that_a_method_adds_is_left_out_of_training_or_stays_behind(
     method: str, pictures: Path, tmp_path: Path
 ) -> None:
     """Every parameter moves, by gradients or after them."""
-    settings = small_run(method, pictures, tmp_path / "run", epochs=1, learning_rate=0.05)
+    settings = small_run(
+        method, pictures, tmp_path / "run", optimizer="adamw", learning_rate=0.01, weight_decay=0.0
+    )
     torch.manual_seed(settings.seed)
     before = dict(create_network(settings).named_parameters())
     pretrain(settings)

@@ -218,7 +218,7 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
 
 
 def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) -> Views:
-    """The two views of each image, float32, and what they show.
+    """The two views of each image, float32, what they show, and smaller views of the method's.
 
     Both are the method's views. With copies the second are strong edits instead, and some at the
     end of the batch are mixed with one another.
@@ -247,7 +247,13 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     else:
         second = make_views(batch_N3HW, settings.views(), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-    return Views(x, sources, mixed)
+    small = None
+    if settings.small_views:
+        pure, smaller = batch_N3HW[: n - mixed], settings.smaller_views()
+        small = torch.cat(
+            [make_views(pure, smaller, generator) for _ in range(settings.small_views)]
+        ).contiguous(memory_format=torch.channels_last)
+    return Views(x, sources, mixed, small)
 
 
 def _rows(

@@ -74,10 +74,24 @@ class PretrainSettings:
         None, "share that a method's slow copy of the network keeps a step [the paper's]"
     )
     queue_length: int | None = setting(
-        None, "keys that moco keeps of earlier batches [the paper's]"
+        None, "keys that moco, or images that swav, keeps of earlier batches [the paper's]"
+    )
+    queue_start_epoch: float | None = setting(
+        None, "from when on swav keeps images of earlier batches [the paper's]"
     )
     norm_groups: int | None = setting(
         None, "parts of a batch whose keys have norms of their own in moco [the paper's]"
+    )
+    prototypes: int | None = setting(None, "clusters of swav, or outputs of dino [the paper's]")
+    epsilon: float | None = setting(None, "smoothness of swav's codes [the paper's]")
+    teacher_temperature: float | None = setting(
+        None, "of the slow copy's softmax in dino, after its warm-up [the paper's]"
+    )
+    small_views: int | None = setting(
+        None, "smaller views of each image beside the two, in swav and dino [the paper's]"
+    )
+    small_size: int | None = setting(
+        None, "side of smaller views in pixels [3/7 of the image size, 96 of 224, at least 8]"
     )
     redundancy_weight: float | None = setting(
         None, "of what components of barlow have in common [the paper's]"
@@ -136,7 +150,8 @@ class PretrainSettings:
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
             "projection_width", "hidden_width", "prediction_width", "descriptor_width",
-            "queue_length", "norm_groups", "redundancy_weight", "invariance_weight",
+            "norm_groups", "prototypes", "epsilon", "teacher_temperature", "small_size",
+            "redundancy_weight", "invariance_weight",
             "variance_weight", "covariance_weight", "learning_rate", "backbone_rate", "workers",
             "eval_every_epochs", "checkpoint_every_minutes",
         ]  # fmt: skip
@@ -159,6 +174,10 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
+        for name in ("queue_length", "queue_start_epoch", "small_views"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise RunError(f"{name} is {value}, expected 0 or more")
         if self.momentum is not None and not 0 <= self.momentum <= 1:
             raise RunError(f"momentum is {self.momentum}, expected 0 to 1")
         if not 0 <= self.mixed_share <= 0.5:
@@ -173,6 +192,7 @@ class PretrainSettings:
                 )
         try:
             self.views()
+            self.smaller_views()
             self.fit()
         except ValueError as error:
             raise RunError(str(error)) from error
@@ -219,6 +239,11 @@ class PretrainSettings:
         given = {name: value for name, value in chosen.items() if value is not None}
         return replace(published, **{"jitter_strength": strength} | given)
 
+    def smaller_views(self) -> ViewSettings:
+        """The augmentations of the views beside the two."""
+        size = self.small_size or max(8, round(self.image_size * 3 / 7))
+        return replace(self.views(), size=size, crop_area=self.recipe().small_crop_area)
+
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""
         return Fit(self.stored_size or 2 * self.image_size)
@@ -238,10 +263,12 @@ class PretrainSettings:
         return factor * math.sqrt(self.batch_size)
 
     def decay(self, share: float) -> float:
-        """Weight decay when this share of all steps is taken."""
-        first, last = self.weight_decay, self.recipe().last_weight_decay
-        assert first is not None  # since the settings are complete
-        return first if last is None else half_cosine(first, last, share)
+        """Weight decay when this share of all steps is taken; one that was chosen stays."""
+        recipe = self.recipe()
+        assert self.weight_decay is not None  # since the settings are complete
+        if recipe.last_weight_decay is None or self.weight_decay != recipe.weight_decay:
+            return self.weight_decay
+        return half_cosine(recipe.weight_decay, recipe.last_weight_decay, share)
 
     def warmup(self) -> float:
         """Epochs of warm-up."""

@@ -8,11 +8,13 @@ from typing import Any
 from index.errors import RunError
 from trainer.objectives.barlow import BarlowTwins
 from trainer.objectives.byol import BYOL
+from trainer.objectives.dino import DINO
 from trainer.objectives.moco import MoCo
 from trainer.objectives.objective import Objective
 from trainer.objectives.simclr import SimCLR
 from trainer.objectives.simsiam import SimSiam
 from trainer.objectives.supcon import SupCon
+from trainer.objectives.swav import SwAV
 from trainer.objectives.vicreg import VICReg
 
 METHODS: dict[str, type[Objective]] = {
@@ -23,6 +25,8 @@ METHODS: dict[str, type[Objective]] = {
     "barlow": BarlowTwins,
     "vicreg": VICReg,
     "supcon": SupCon,
+    "swav": SwAV,
+    "dino": DINO,
 }
 """Methods by the name that ``--method`` takes."""
 
