@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import onnx
 import pytest
 import torch
-from small_methods import SMALL
+from small_methods import SMALL, small_network
+from torch.nn import functional
 
 from index.encoder import Encoder
 from index.errors import RunError
@@ -114,14 +115,46 @@ def test_unknown_method_is_refused_with_the_known_ones() -> None:
         PretrainSettings(data="here", out="there", method="simclear")
 
 
-@pytest.mark.parametrize("method", [method for method in SMALL if method != "simclr"])
-def test_exported_file_gives_h_and_the_projection(
-    method: str, pictures: Path, tmp_path: Path
-) -> None:
-    settings = small_run(method, pictures, tmp_path / "run", epochs=1)
+@pytest.mark.parametrize("method", SMALL)
+def test_embedding_is_h_and_descriptor_the_projection(method: str) -> None:
+    network = small_network(method).eval()
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    embedding, descriptor = network.encode(pixels)
+    h = network.represent(pixels.permute(0, 3, 1, 2) / 255)
+    torch.testing.assert_close(embedding, functional.normalize(h, dim=1))
+    z = network.objective.projector(h)
+    assert z.shape == (3, SMALL[method]["projection_width"])
+    torch.testing.assert_close(descriptor, functional.normalize(z, dim=1))
+
+
+def test_export_leaves_out_what_only_training_needs(pictures: Path, tmp_path: Path) -> None:
+    settings = small_run("byol", pictures, tmp_path / "run", epochs=1)
     pretrain(settings)
     export(ExportSettings(settings.out, str(tmp_path / "encoder.onnx")))
     encoder = Encoder(tmp_path / "encoder.onnx")
-    assert encoder.metadata.method == method
-    found = encoder.encode(np.zeros((2, 16, 16, 3), np.uint8))
-    assert found.embedding.shape == (2, 64)
+    assert encoder.metadata.method == "byol"
+    names = [each.name for each in onnx.load(tmp_path / "encoder.onnx").graph.initializer]
+    assert any("objective.projector" in name for name in names)
+    assert not any("target" in name or "predictor" in name for name in names)
+
+
+@pytest.mark.parametrize("method", ["byol", "moco", "dino"])
+def test_slow_copy_starts_from_weights_that_were_loaded(
+    method: str, pictures: Path, tmp_path: Path
+) -> None:
+    """Frozen stages are frozen in the copy too, its norms included."""
+    before = small_run("simclr", pictures, tmp_path / "before", epochs=1)
+    pretrain(before)
+    start = {"from_": before.out, "frozen_stages": 2, "learning_rate": 1e-12, "epochs": 1}
+    settings = small_run(method, pictures, tmp_path / "run", **start)
+    pretrain(settings)
+    trained = checkpoint.load_checkpoint(Path(before.out))["network"]
+    after = checkpoint.load_checkpoint(Path(settings.out))["network"]
+    copies = {name for name in after if ".backbone." in name and name.startswith("objective.")}
+    assert copies
+    for name in copies:
+        origin = "backbone." + name.split(".backbone.")[1]
+        if name.endswith("weight"):
+            torch.testing.assert_close(after[name], trained[origin], msg=name)
+        if "layer1" in name:
+            assert torch.equal(after[name], trained[origin]), name
