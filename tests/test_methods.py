@@ -161,6 +161,17 @@ def test_defaults_are_the_papers_and_what_is_given_wins(method: str) -> None:
         assert changed.options()[name] == value
 
 
+def test_views_differ_as_in_the_paper_and_with_copies_are_of_one_kind() -> None:
+    settings = PretrainSettings(data="here", out="there", method="byol", image_size=96)
+    views = [settings.views(which) for which in (0, 1, None)]
+    assert [each.blur_probability for each in views] == [1.0, 0.1, 0.55]
+    assert [each.solarize_probability for each in views] == [0.0, 0.2, 0.1]
+    assert {each.jitter_strength for each in views} == {0.5}
+    assert settings.smaller_views().size == 41
+    small = replace(settings, image_size=32)
+    assert [small.views(which).blur_probability for which in (0, 1)] == [0, 0]
+
+
 def test_setting_of_another_method_is_refused_by_name() -> None:
     with pytest.raises(RunError, match="prediction_width is 9, expected none: simclr takes"):
         PretrainSettings(data="here", out="there", prediction_width=9)
@@ -186,9 +197,10 @@ def test_embedding_is_h_and_descriptor_the_projection(method: str) -> None:
 def test_export_leaves_out_what_only_training_needs(pictures: Path, tmp_path: Path) -> None:
     settings = small_run("byol", pictures, tmp_path / "run", epochs=1)
     pretrain(settings)
-    export(ExportSettings(settings.out, str(tmp_path / "encoder.onnx")))
+    export(ExportSettings(settings.out, str(tmp_path / "encoder.onnx"), descriptor_width=6))
     encoder = Encoder(tmp_path / "encoder.onnx")
     assert encoder.metadata.method == "byol"
+    assert encoder.metadata.descriptor_dim == 6
     names = [each.name for each in onnx.load(tmp_path / "encoder.onnx").graph.initializer]
     assert any("objective.projector" in name for name in names)
     assert not any("target" in name or "predictor" in name for name in names)

@@ -230,7 +230,8 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     seed = _step_seed(settings.seed, step, distributed.rank())
     generator = torch.Generator(device).manual_seed(seed)
     torch.manual_seed(seed)  # of dropout, where a backbone has it
-    first = make_views(batch_N3HW, settings.views(), generator)
+    first_settings = settings.views(None if settings.copies else 0)
+    first = make_views(batch_N3HW, first_settings, generator)
     sources, mixed = None, 0
     if settings.copies:
         second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator)
@@ -245,7 +246,7 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
             offset + torch.cat([numbers_N, numbers_N]), offset + torch.cat([numbers_N, partners_N])
         )
     else:
-        second = make_views(batch_N3HW, settings.views(), generator)
+        second = make_views(batch_N3HW, settings.views(1), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
     small = None
     if settings.small_views:

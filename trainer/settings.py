@@ -227,17 +227,29 @@ class PretrainSettings:
         """What the method's paper trains with."""
         return find_method(self.method).recipe
 
-    def views(self) -> ViewSettings:
-        """The augmentations: the paper's for this image size, but for what was set."""
-        published = ViewSettings.published(self.image_size)
-        strength = min(published.jitter_strength, self.recipe().jitter_strength)
+    def views(self, which: int | None = None) -> ViewSettings:
+        """The augmentations: the paper's for this image size, but for what was set.
+
+        Args:
+            which: 0 for first, 1 for second views, which differ in some papers; else their mean.
+        """
+        published, recipe = ViewSettings.published(self.image_size), self.recipe()
+
+        def of(probabilities: tuple[float, float]) -> float:
+            return sum(probabilities) / 2 if which is None else probabilities[which]
+
         chosen: dict[str, Any] = {
             "crop_area": (self.crop_min_area, 1.0),
             "jitter_strength": self.jitter_strength,
             "blur_probability": self.blur_probability,
+            "solarize_probability": of(recipe.solarize),
+        }
+        paper: dict[str, Any] = {
+            "jitter_strength": min(published.jitter_strength, recipe.jitter_strength),
+            "blur_probability": of(recipe.blur) if published.blur_probability else 0.0,
         }
         given = {name: value for name, value in chosen.items() if value is not None}
-        return replace(published, **{"jitter_strength": strength} | given)
+        return replace(published, **paper | given)
 
     def smaller_views(self) -> ViewSettings:
         """The augmentations of the views beside the two."""

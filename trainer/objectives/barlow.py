@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.backbones import Backbone
 from trainer.distributed import total, world_size
-from trainer.objectives.objective import Objective, Recipe, Seen, exact, hidden
+from trainer.objectives.objective import LIKE_BYOL, Objective, Recipe, Seen, exact, hidden
 
 LEAST_DEVIATION = 1e-5
 """A component that is all but constant over a batch is not blown up beyond this."""
@@ -54,7 +54,9 @@ class BarlowTwins(Objective):
         redundancy_weight: the paper's lambda.
     """
 
-    recipe = Recipe(optimizer="lars", rate=0.2, weight_decay=1.5e-6, norm_rate=0.0048 / 0.2)
+    recipe = Recipe(
+        optimizer="lars", rate=0.2, weight_decay=1.5e-6, norm_rate=0.0048 / 0.2, **LIKE_BYOL
+    )
 
     def __init__(
         self,

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from trainer.backbones import Backbone
 from trainer.objectives.momentum import Momentum
-from trainer.objectives.objective import Objective, Progress, Recipe, Seen, half_cosine, hidden
+from trainer.objectives.objective import (
+    LIKE_BYOL,
+    Objective,
+    Progress,
+    Recipe,
+    Seen,
+    half_cosine,
+    hidden,
+)
 from trainer.objectives.simsiam import mean_cosine
 
 
@@ -26,7 +34,7 @@ class BYOL(Objective):
         momentum: of the copy at the start; it rises to 1.
     """
 
-    recipe = Recipe(optimizer="lars", rate=0.2, weight_decay=1.5e-6)
+    recipe = Recipe(optimizer="lars", rate=0.2, weight_decay=1.5e-6, **LIKE_BYOL)
 
     def __init__(
         self,

@@ -18,7 +18,16 @@ from torch.nn import functional
 from trainer.backbones import Backbone
 from trainer.distributed import total, world_size
 from trainer.objectives.momentum import Momentum
-from trainer.objectives.objective import Objective, Progress, Recipe, Seen, exact, half_cosine, unit
+from trainer.objectives.objective import (
+    LIKE_BYOL,
+    Objective,
+    Progress,
+    Recipe,
+    Seen,
+    exact,
+    half_cosine,
+    unit,
+)
 
 FIRST_TEACHER_TEMPERATURE = 0.04
 WARMUP_EPOCHS = 30
@@ -76,7 +85,7 @@ class DINO(Objective):
 
     recipe = Recipe(
         optimizer="adamw", rate=5e-4, weight_decay=0.04, last_weight_decay=0.4, crop_min_area=0.4,
-        small_crop_area=(0.05, 0.4),
+        small_crop_area=(0.05, 0.4), **LIKE_BYOL,
     )  # fmt: skip
     centre_P: Tensor
     teacher_temperature: Tensor

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class Recipe:
         constant: modules of the objective whose rate stays at its peak, by name.
         crop_min_area: smallest share of an image that a view keeps.
         jitter_strength: of the colours, where images are larger than 40 px.
+        blur: probabilities for the first and the second view, where images are larger than 40 px.
+        solarize: probabilities for the first and the second view.
         small_crop_area: shares of an image that a smaller view keeps.
     """
 
@@ -40,7 +42,13 @@ class Recipe:
     constant: tuple[str, ...] = ()
     crop_min_area: float = 0.08
     jitter_strength: float = 0.5
+    blur: tuple[float, float] = (0.5, 0.5)
+    solarize: tuple[float, float] = (0.0, 0.0)
     small_crop_area: tuple[float, float] = (0.05, 0.14)
+
+
+LIKE_BYOL: Final[dict[str, Any]] = {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}
+"""How the two views differ in BYOL (Grill et al. 2020, table 6), and in others after it."""
 
 
 @dataclass(frozen=True)

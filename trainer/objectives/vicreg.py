@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.backbones import Backbone
 from trainer.distributed import total, world_size
-from trainer.objectives.objective import Objective, Recipe, Seen, exact, hidden
+from trainer.objectives.objective import LIKE_BYOL, Objective, Recipe, Seen, exact, hidden
 
 VARIANCE_EPSILON = 1e-4
 """Keeps the gradient of the deviation finite (section 4.1)."""
@@ -47,7 +47,7 @@ class VICReg(Objective):
         invariance_weight, variance_weight, covariance_weight: the paper's lambda, mu, nu.
     """
 
-    recipe = Recipe(optimizer="lars", rate=0.2, weight_decay=1e-6)
+    recipe = Recipe(optimizer="lars", rate=0.2, weight_decay=1e-6, **LIKE_BYOL)
 
     def __init__(
         self,
