@@ -161,6 +161,17 @@ def test_defaults_are_the_papers_and_what_is_given_wins(method: str) -> None:
         assert changed.options()[name] == value
 
 
+def test_rate_and_decay_are_the_papers_unless_given() -> None:
+    """Rates of most papers follow the batch; a rate of one optimizer says nothing of another."""
+    byol = PretrainSettings(data="here", out="there", method="byol", batch_size=1024)
+    assert byol.peak_rate() == pytest.approx(0.8)
+    assert replace(byol, learning_rate=0.3).peak_rate() == 0.3
+    assert replace(byol, optimizer="sgd").peak_rate() == pytest.approx(0.02 * 32)
+    dino = PretrainSettings(data="here", out="there", method="dino")
+    assert [dino.decay(share) for share in (0, 0.5, 1)] == pytest.approx([0.04, 0.22, 0.4])
+    assert replace(dino, weight_decay=0.1).decay(0.5) == 0.1
+
+
 def test_views_differ_as_in_the_paper_and_with_copies_are_of_one_kind() -> None:
     settings = PretrainSettings(data="here", out="there", method="byol", image_size=96)
     views = [settings.views(which) for which in (0, 1, None)]

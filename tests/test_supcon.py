@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,11 @@ from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
 from pictures import picture
+from PIL import Image
 from torch import Tensor
 
 from index.errors import DataError
+from trainer.network import Network, Views
 from trainer.objectives.simclr import nt_xent
 from trainer.objectives.supcon import supervised_contrast
 from trainer.pretrain import pretrain
@@ -69,6 +72,34 @@ def run_on(folder: Path, names: list[str]) -> None:
         image_size=16, width=0.125, epochs=1, device="cpu", hidden_width=8,
     )  # fmt: skip
     pretrain(settings)
+
+
+def test_each_image_comes_with_its_own_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of one shade each, which views without jitter keep, in classes by shade."""
+    for number in range(12):
+        path = tmp_path / "pictures" / f"class{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 20), 20 + 80 * (number % 3) + number // 3).save(path)
+    seen: list[tuple[Tensor, Tensor]] = []
+    real = Network.forward
+
+    def forward(network: Network, views: Views) -> dict[str, Tensor]:
+        assert views.labels_N is not None
+        seen.append((views.pixels_M3SS.mean((1, 2, 3)) * 255, views.labels_N))
+        return real(network, views)
+
+    monkeypatch.setattr(Network, "forward", forward)
+    settings = PretrainSettings(
+        data=str(tmp_path / "pictures"), out=str(tmp_path / "run"), method="supcon", batch_size=4,
+        image_size=16, width=0.125, epochs=2, device="cpu", hidden_width=8, jitter_strength=0.0,
+    )  # fmt: skip
+    pretrain(replace(settings, max_minutes=1e-6))
+    pretrain(settings)
+    assert len(seen) == 6
+    for shades, labels in seen:
+        assert ((shades - 10) / 80).floor().long().tolist() == labels.repeat(2).tolist()
 
 
 def test_class_of_one_image_is_refused_by_name(tmp_path: Path) -> None:

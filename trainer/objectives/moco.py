@@ -56,7 +56,7 @@ class MoCo(Objective):
 
     recipe = Recipe(optimizer="sgd", rate=0.03, weight_decay=1e-4, crop_min_area=0.2)
     queue_LK: Tensor
-    next: Tensor
+    oldest: Tensor
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class MoCo(Objective):
         )
         self.keys = Momentum(backbone, self.projector)
         self.register_buffer("queue_LK", unit(torch.randn(queue_length, projection_width)))
-        self.register_buffer("next", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
 
     def check(self, batch_size: int, images: int) -> None:
         """The queue takes a batch's keys, and holds no image twice."""
@@ -112,8 +112,8 @@ class MoCo(Objective):
         """Put the keys of all processes in the place of the oldest, first views first."""
         joint_MK = torch.cat([gather(half) for half in k_MK.chunk(2)]).to(self.queue_LK.dtype)
         places_M = torch.arange(len(joint_MK), device=joint_MK.device)
-        self.queue_LK[(self.next + places_M) % len(self.queue_LK)] = joint_MK
-        self.next.add_(len(joint_MK)).remainder_(len(self.queue_LK))
+        self.queue_LK[(self.oldest + places_M) % len(self.queue_LK)] = joint_MK
+        self.oldest.add_(len(joint_MK)).remainder_(len(self.queue_LK))
 
     def start_from(self, backbone: Backbone) -> None:
         """Make the copy equal."""
