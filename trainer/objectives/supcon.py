@@ -2,7 +2,7 @@
 
 Khosla, Teterwak, Wang, Sarna, Tian, Isola, Maschinot, Liu, Krishnan, NeurIPS 2020
 (arXiv:2004.11362): the loss is L_out, equation 2, as a mean over views; the projector section 3.1,
-the temperature section 4.4; optimizer and rate are of the authors' code for CIFAR.
+the temperature section 4; optimizer and rate are of the authors' code for CIFAR.
 
 Shape suffixes: N images, M views of all processes, C anchors of a chunk, D width of h, K width of
 z.
