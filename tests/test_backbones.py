@@ -31,6 +31,13 @@ def test_light_models_are_taken_as_they_are_and_say_their_widths(name: str) -> N
     assert h_ND.shape == (2, backbone.width)
 
 
+def test_vision_transformer_has_positions_for_its_images_and_takes_smaller_views() -> None:
+    backbone = create_backbone("vit_tiny_patch16_224", 64).eval()
+    assert dict(backbone.model.named_parameters())["pos_embed"].shape[1] == 1 + 4 * 4
+    for size in (64, 32, 27):
+        assert backbone(torch.zeros(2, 3, size, size))[1].shape == (2, backbone.width) == (2, 192)
+
+
 def test_each_model_is_given_the_normalisation_that_it_was_made_for() -> None:
     assert create_backbone("resnet18", 32, width=0.25).mean == (0.485, 0.456, 0.406)
     assert create_backbone("tf_efficientnet_lite0", 64).mean == (0.5, 0.5, 0.5)

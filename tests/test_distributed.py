@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_methods import SMALL, small_network
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -18,6 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from trainer import distributed
 from trainer.backbones import create_backbone
+from trainer.network import Network, Views
+from trainer.objectives.objective import Progress, Seen
 from trainer.objectives.simclr import SimCLR
 from trainer.objectives.sscd import CopyDescriptor, Sources
 
@@ -32,12 +35,12 @@ class Small(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.backbone = create_backbone(name, SIZE, BACKBONES[name])
-        self.contrast = SimCLR(self.backbone.width, 8, 0.2)
+        self.contrast = SimCLR(self.backbone, temperature=0.2, projection_width=8)
         self.copies = CopyDescriptor(self.backbone.channels, 8)
 
     def forward(self, x: Tensor, sources: Sources) -> Tensor:
         feature_map, h = self.backbone(x)
-        contrast: Tensor = self.contrast(h)
+        contrast: Tensor = self.contrast(Seen(h, x))
         copies: Tensor = self.copies(feature_map, sources)
         return contrast + 0.1 * copies
 
@@ -61,7 +64,37 @@ def share(rank: int, processes: int) -> tuple[Tensor, Sources]:
     return x[:, own].flatten(0, 1), sources
 
 
-def results(network: Small) -> dict[str, Tensor]:
+def views_of(rank: int, processes: int) -> Views:
+    """One process's views, smaller ones and classes of its images."""
+    x, _ = share(rank, processes)
+    generator = torch.Generator().manual_seed(2)
+    small = torch.randn(2, IMAGES, 3, 16, 16, generator=generator).double()
+    own = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
+    labels = torch.arange(IMAGES) // 2 % 3
+    return Views(x, small_L3SS=small[:, own].flatten(0, 1), labels_N=labels[own])
+
+
+def method_steps(network: Network, model: nn.Module, views: Views) -> dict[str, Tensor]:
+    """After a step the second batch meets what the first left behind: queue, momentum, centre."""
+    losses = []
+    for step in (1, 2):
+        network.zero_grad()
+        loss = model(views)["loss"]
+        loss.backward()
+        losses.append(loss.detach())
+        if step == 1:
+            learnt = [each for each in network.parameters() if each.requires_grad]
+            torch.optim.SGD(learnt, lr=0.1).step()
+            network.update(Progress(step, 4, 2))
+    return results(network) | {"loss": torch.stack(losses)}
+
+
+def method_network(method: str) -> Network:
+    torch.manual_seed(0)
+    return small_network(method).double()
+
+
+def results(network: nn.Module) -> dict[str, Tensor]:
     """What must be equal: every gradient, and every running statistic."""
     gradients = {
         f"gradient of {name}": parameter.grad
@@ -89,6 +122,13 @@ def train_a_step(rank: int, port: int, folder: Path) -> None:
             loss = model(x, sources)
             loss.backward()
             torch.save(results(network) | {"loss": loss.detach()}, folder / f"{name}-{rank}.pt")
+
+        for method in SMALL:
+            whole = method_network(method)
+            distributed.synchronise_norms(whole)
+            parallel = DistributedDataParallel(whole)
+            found = method_steps(whole, parallel, views_of(rank, PROCESSES))
+            torch.save(found, folder / f"{method}-{rank}.pt")
 
         row = torch.full((1, 2), rank + 1.0, requires_grad=True)
         gathered = distributed.gather(row)
@@ -133,6 +173,21 @@ def test_gradients_and_running_statistics_are_those_of_the_joint_batch(
     parts = [torch.load(folder / f"{name}-{rank}.pt") for rank in range(PROCESSES)]
     mean_loss = torch.stack([part.pop("loss") for part in parts]).mean()
     torch.testing.assert_close(mean_loss, loss.detach())
+    for part in parts:
+        assert part.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(part[key], value, rtol=1e-8, atol=1e-10, msg=key)
+    assert max(float(value.abs().max()) for key, value in expected.items() if "grad" in key) > 1e-3
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_two_steps_of_a_method_are_those_of_the_joint_batch(method: str, folder: Path) -> None:
+    network = method_network(method)
+    expected = method_steps(network, network, views_of(0, 1))
+    parts = [torch.load(folder / f"{method}-{rank}.pt") for rank in range(PROCESSES)]
+    torch.testing.assert_close(
+        torch.stack([part.pop("loss") for part in parts]).mean(0), expected.pop("loss")
+    )
     for part in parts:
         assert part.keys() == expected.keys()
         for key, value in expected.items():

@@ -106,7 +106,7 @@ def test_disagreement_is_refused_and_nothing_is_written(
     def wrong(served: export.Served, image_size: int) -> onnx.ModelProto:
         model = real(served, image_size)
         with torch.no_grad():
-            served.network.objective.projector[3].weight[0] += 1  # type: ignore[index, operator]
+            served.network.objective.projector[3].weight[0] += 1  # type: ignore[index]
         return model
 
     monkeypatch.setattr(export, "to_onnx", wrong)

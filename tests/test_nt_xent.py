@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from largest import Largest
 from torch import Tensor
 
+from trainer.backbones import create_backbone
+from trainer.objectives.objective import Seen
 from trainer.objectives.simclr import SimCLR, nt_xent
 
 
@@ -115,7 +117,8 @@ def test_half_precision_projections_are_compared_in_float32() -> None:
 
 def test_objective_pairs_the_halves_of_a_batch() -> None:
     torch.manual_seed(0)
-    objective = SimCLR(6, 4, 0.5).double()
-    h = torch.randn(10, 6).double()
+    backbone = create_backbone("resnet18", 32, 0.125)
+    objective = SimCLR(backbone, temperature=0.5, projection_width=4).double()
+    h = torch.randn(10, backbone.width).double()
     z_a, z_b = objective.projector(h).chunk(2)
-    torch.testing.assert_close(objective(h), algorithm_1(z_a, z_b, 0.5))
+    torch.testing.assert_close(objective(Seen(h, h)), algorithm_1(z_a, z_b, 0.5))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.optimisers import LARS, create_optimizer, learning_rate, set_rate
+from trainer.optimisers import LARS, create_optimizer, learning_rate, set_decay, set_rate
 
 
 def test_lars_steps_are_the_papers() -> None:
@@ -75,6 +75,20 @@ def test_backbone_learns_at_its_share_of_the_rate(name: str) -> None:
     assert all(rates[id(parameter)] == 0.5 for parameter in module["backbone"].parameters())
     assert all(rates[id(parameter)] == 2.0 for parameter in module["head"].parameters())
     assert len(rates) == 4
+
+
+def test_norms_may_learn_at_a_rate_of_their_own_and_decay_may_change() -> None:
+    module = nn.ModuleDict({"backbone": nn.Conv2d(3, 4, 3), "head": nn.Linear(4, 2)})
+    optimizer = create_optimizer("adamw", module, 0.1, backbone_rate=0.5, norm_rate=0.25)
+    set_rate(optimizer, 8.0)
+    set_decay(optimizer, 0.3)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups for parameter in group["params"]
+    }  # fmt: skip
+    expected = {"backbone.weight": (4.0, 0.3), "backbone.bias": (1.0, 0.0)}
+    expected |= {"head.weight": (8.0, 0.3), "head.bias": (2.0, 0.0)}
+    assert {name: found[id(value)] for name, value in module.named_parameters()} == expected
 
 
 def test_rate_rises_linearly_then_follows_a_cosine_to_zero() -> None:

@@ -240,10 +240,10 @@ def test_copies_train_a_descriptor_of_their_own_and_resume_with_the_same_bits(
 
 def test_views_of_copies_are_named_by_the_images_that_they_show(settings: PretrainSettings) -> None:
     batch = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
-    x, sources, mixed = pretrain.training_views(batch, replace(settings, copies=True), step=3)
-    assert sources is not None
-    assert (x.shape, mixed) == ((32, 3, 16, 16), 4)
-    first, second = sources.a.tolist(), sources.b.tolist()
+    views = pretrain.training_views(batch, replace(settings, copies=True), step=3)
+    assert views.sources is not None
+    assert (views.pixels_M3SS.shape, views.mixed) == ((32, 3, 16, 16), 4)
+    first, second = views.sources.a.tolist(), views.sources.b.tolist()
     assert first == [*range(16), *range(16)]
     assert second[:28] == first[:28]
     assert all(

@@ -183,6 +183,20 @@ def test_views_do_not_depend_on_the_part_of_the_batch_that_they_are_made_in() ->
     torch.testing.assert_close(got, views.show_views(images, unit, recipe), atol=1e-5, rtol=0)
 
 
+def test_solarising_is_torchvisions_for_who_is_drawn(x: Tensor) -> None:
+    images = (x[:1] * 255).round().byte().repeat(200, 1, 1, 1)
+    plain = ViewSettings(
+        40, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0,
+        jitter_probability=0, grey_probability=0, blur_probability=0, solarize_probability=0.3,
+    )  # fmt: skip
+    shown = make_views(images, plain, torch.Generator().manual_seed(0))
+    kept = images.float() / 255
+    drawn = (shown - kept).abs().amax((1, 2, 3)) > 0.01
+    assert 0.2 < float(drawn.float().mean()) < 0.4
+    torch.testing.assert_close(shown[drawn], functional.solarize(kept[drawn], 0.5))
+    torch.testing.assert_close(shown[~drawn], kept[~drawn])
+
+
 def test_uniforms_are_enough_and_no_more() -> None:
     draw = Draw(torch.rand(2, 3))
     draw.unit(3)

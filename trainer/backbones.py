@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import timm
 from timm.models import group_modules
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from index.errors import RunError
@@ -129,7 +131,8 @@ def create_backbone(
     A ResNet's stem follows the input, so that its stages see maps of a useful size: a 3x3
     convolution without pooling, of stride 1 up to 40 px (Chen et al. 2020, appendix B.9) and of
     stride 2 up to 128 px; above it the ImageNet stem. ``width`` multiplies a ResNet's channels.
-    Any other timm model is taken as it is.
+    A plain vision transformer has positions for the image size, and interpolates them for views of
+    another. Any other timm model is taken as it is.
 
     Raises:
         RunError: timm has no such model, or the width does not apply to it.
@@ -142,7 +145,14 @@ def create_backbone(
     if width != 1 and not is_resnet:
         raise RunError(f"width {width} with backbone {name!r}, expected 1: only ResNets scale")
     if not is_resnet:
-        return Backbone(timm.create_model(name, num_classes=0), branch_stages)
+        is_transformer = timm.model_entrypoint(name).__module__ == VisionTransformer.__module__
+        any_size: dict[str, Any] = {
+            "img_size": image_size,
+            "dynamic_img_size": True,
+            "dynamic_img_pad": True,
+        }
+        model = timm.create_model(name, num_classes=0, **any_size if is_transformer else {})
+        return Backbone(model, branch_stages)
     channels = tuple(round(base * width / 8) * 8 for base in (64, 128, 256, 512))
     model = timm.create_model(name, num_classes=0, channels=channels)
     if image_size <= SMALL_SIZE and isinstance(model.conv1, nn.Conv2d):

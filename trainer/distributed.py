@@ -96,9 +96,38 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(_context: Any, gradient: Tensor) -> Tensor:
-        summed = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(summed)
-        return summed.chunk(world_size())[rank()]
+        return _sum(gradient).chunk(world_size())[rank()]
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over all processes of a tensor that has the same shape in each.
+
+    The gradient of x is the sum of what all processes' losses have to say about it.
+    """
+    return x if world_size() == 1 else _total(x)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _total(x: Tensor) -> Tensor:
+    summed: Tensor = _Total.apply(x)
+    return summed
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, x: Tensor) -> Tensor:
+        return _sum(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        return _sum(gradient)
+
+
+def _sum(x: Tensor) -> Tensor:
+    summed = x.clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(summed)
+    return summed
 
 
 def synchronise_norms(module: nn.Module) -> nn.Module:

@@ -57,6 +57,9 @@ class ExportSettings:
         None, "side of the encoder's input in pixels [that of the training]"
     )
     embedding_width: int = setting(512, "most dimensions of the embedding: its strongest are kept")
+    descriptor_width: int = setting(
+        512, "most dimensions of the descriptor: its strongest are kept"
+    )
     int8: bool = setting(False, "also quantise, calibrated on training images")
     max_int8_loss: float = setting(0.01, "largest fall in recall@1 that int8 may cost, 0 to 1")
     training_data: str = setting("", "what the metadata says it learnt from [count and file name]")
@@ -64,11 +67,10 @@ class ExportSettings:
     def __post_init__(self) -> None:
         if not self.run or not self.out:
             raise RunError("expected the folder of a run and --out FILE.onnx")
-        if self.embedding_width < 1 or (self.image_size is not None and self.image_size < 8):
-            raise RunError(
-                f"embedding_width is {self.embedding_width} and image_size {self.image_size}, "
-                "expected at least 1 and at least 8"
-            )
+        for name, least in (("embedding_width", 1), ("descriptor_width", 1), ("image_size", 8)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RunError(f"{name} is {value}, expected at least {least}")
         if Path(self.out).suffix != ".onnx":
             raise RunError(f"out is {self.out!r}, expected a name that ends in .onnx")
 
@@ -101,7 +103,11 @@ class Served(nn.Module):
 
     @torch.no_grad()
     def __init__(
-        self, network: Network, pixels_BSSC: NDArray[np.uint8], embedding_width: int | None = None
+        self,
+        network: Network,
+        pixels_BSSC: NDArray[np.uint8],
+        embedding_width: int | None = None,
+        descriptor_width: int | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -111,7 +117,9 @@ class Served(nn.Module):
         self.embedding_whitening = Whitening(
             torch.cat(embeddings), WHITENING_POWER, embedding_width
         )
-        self.descriptor_whitening = Whitening(torch.cat(descriptors), WHITENING_POWER)
+        self.descriptor_whitening = Whitening(
+            torch.cat(descriptors), WHITENING_POWER, descriptor_width
+        )
         self.embedding_dim = int(self.embedding_whitening.matrix_DK.shape[1])
         background_BK = self.descriptor_whitening(torch.cat(descriptors))
         self.descriptor_dim = int(background_BK.shape[1])
@@ -148,7 +156,9 @@ def export(settings: ExportSettings) -> Export:
     pixels = _sample(images, size, trained.seed)
 
     background = min(BACKGROUND_IMAGES, len(pixels) // 2)
-    served = Served(network, pixels[:background], settings.embedding_width).eval()
+    served = Served(
+        network, pixels[:background], settings.embedding_width, settings.descriptor_width
+    ).eval()
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
     fit = {"image_size": size, "fit": "stretch", "kernel": "bilinear"}
     common: dict[str, Any] = fit | {

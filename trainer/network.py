@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from index.errors import RunError
 from trainer.backbones import Backbone, create_backbone
-from trainer.objectives.simclr import SimCLR
+from trainer.objectives import find_method
+from trainer.objectives.objective import Objective, Progress, Seen
 from trainer.objectives.sscd import CopyDescriptor, Sources
 
-METHODS = ("simclr",)
+
+@dataclass(frozen=True)
+class Views:
+    """What a step shows the network, in 0 to 1: two views of each image, perhaps smaller ones.
+
+    Attributes:
+        pixels_M3SS: the views, first views in the first half.
+        sources: which images they show; needed where the network has ``copies``.
+        mixed: how many views at the end of each half stand for images whose second view shows two.
+            They take no part in the first objective, whose positive pairs are of one image each.
+        small_L3SS: smaller views, one of each image that is not mixed, then another of each.
+        labels_N: the class of each image, int64, where the method needs it.
+    """
+
+    pixels_M3SS: Tensor
+    sources: Sources | None = None
+    mixed: int = 0
+    small_L3SS: Tensor | None = None
+    labels_N: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -32,25 +55,23 @@ class Network(nn.Module):
         self,
         *,
         method: str,
+        options: dict[str, Any],
         backbone_name: str,
         width: float,
         image_size: int,
-        projection_width: int,
-        temperature: float,
         copies: bool = False,
         descriptor_width: int = 256,
         entropy_weight: float = 30.0,
         branch_stages: int = 0,
     ) -> None:
         super().__init__()
-        if method not in METHODS:
-            raise RunError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+        create: Callable[..., Objective] = find_method(method)
         self.backbone = create_backbone(backbone_name, image_size, width, branch_stages)
         _check_map(self.backbone, backbone_name, image_size, copies)
         # The normalisation is inside the network, so that it cannot be forgotten.
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(self.backbone.deviation).view(1, 3, 1, 1))
-        self.objective = SimCLR(self.backbone.width, projection_width, temperature)
+        self.objective = create(self.backbone, **options)
         self.copies = (
             CopyDescriptor(
                 self.backbone.channels,
@@ -62,46 +83,69 @@ class Network(nn.Module):
             else None
         )
 
-    def forward(
-        self, views_M3SS: Tensor, sources: Sources | None = None, mixed: int = 0
-    ) -> dict[str, Tensor]:
-        """Losses of a batch of views in 0 to 1, first views in the first half.
-
-        Args:
-            sources: which images the views show; needed where the network has ``copies``.
-            mixed: how many views at the end show two images. They and their partners take no part
-                in the first objective, whose positive pairs are of one image each.
+    def forward(self, views: Views) -> dict[str, Tensor]:
+        """Losses of a batch.
 
         Returns:
             ``loss``, what is minimised; ``spread``, 0 where all h are equal, at most 1; and each
             objective's own loss where there are two. Where the backbone is frozen, the first
             objective has nothing to train: the loss and the spread are the descriptor's.
         """
-        x_M3SS = (views_M3SS - self.mean) / self.deviation
+        x_M3SS = self._normalised(views.pixels_M3SS)
         if self.copies is None:
             h_MD = self.backbone(x_M3SS)[1]
-            return {"loss": self.objective(h_MD), "spread": _spread(h_MD)}
-        if sources is None:
+            loss = self.objective(self._seen(views, x_M3SS, h_MD))
+            return {"loss": loss, "spread": _spread(h_MD)}
+        if views.sources is None:
             raise ValueError("sources are missing, which the loss of copies needs")
-        if self.backbone.frozen:
+        if not self.contrasts:
             z_MK = self.copies.describe(self.backbone.map(x_M3SS))
-            return {"loss": self.copies.loss(z_MK, sources), "spread": _spread(z_MK)}
+            return {"loss": self.copies.loss(z_MK, views.sources), "spread": _spread(z_MK)}
         map_MCHW, h_MD = self.backbone(x_M3SS)
-        half = len(h_MD) // 2
-        pure_MD = torch.cat([h_MD[: half - mixed], h_MD[half : len(h_MD) - mixed]])
-        contrast = self.objective(pure_MD)
-        copies = self.copies(map_MCHW, sources)
+        contrast = self.objective(self._seen(views, x_M3SS, h_MD))
+        copies = self.copies(map_MCHW, views.sources)
         losses = {"loss_contrast": contrast.detach(), "loss_copies": copies.detach()}
         return {"loss": contrast + copies, "spread": _spread(h_MD)} | losses
 
+    def _seen(self, views: Views, x_M3SS: Tensor, h_MD: Tensor) -> Seen:
+        """What the first objective sees of the batch: views of one image each."""
+        small_LD, labels_N = None, views.labels_N
+        if views.small_L3SS is not None:
+            small_LD = self.backbone(self._normalised(views.small_L3SS))[1]
+        if views.mixed:
+            h_MD, x_M3SS = (
+                torch.cat([half[: len(half) - views.mixed] for half in both.chunk(2)])
+                for both in (h_MD, x_M3SS)
+            )
+            labels_N = None if labels_N is None else labels_N[: len(labels_N) - views.mixed]
+        return Seen(h_MD, x_M3SS, small_LD, labels_N)
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether the first objective has something to train."""
+        return self.copies is None or not self.backbone.frozen
+
+    def freeze(self, stages: int) -> None:
+        """Keep the first stages of the backbone, and of copies that the objective has of it."""
+        for module in self.modules():
+            if isinstance(module, Backbone):
+                module.freeze(stages)
+        if not self.contrasts:
+            self.objective.requires_grad_(False)
+
+    def update(self, progress: Progress) -> None:
+        """What follows a step of the optimizer."""
+        if self.contrasts:
+            self.objective.update(self.backbone, progress)
+
     def represent(self, views_N3SS: Tensor) -> Tensor:
         """h, (N, D), of float32 pixels (N, 3, S, S) in 0 to 1."""
-        h: Tensor = self.backbone((views_N3SS - self.mean) / self.deviation)[1]
+        h: Tensor = self.backbone(self._normalised(views_N3SS))[1]
         return h
 
     def maps(self, views_N3SS: Tensor) -> Tensor:
         """What the descriptor is made of, (N, C, H, W), of pixels (N, 3, S, S) in 0 to 1."""
-        return self.backbone.map((views_N3SS - self.mean) / self.deviation)
+        return self.backbone.map(self._normalised(views_N3SS))
 
     def encode(self, pixels_NSSC: Tensor) -> tuple[Tensor, Tensor]:
         """H (N, D) and descriptor (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
@@ -109,12 +153,15 @@ class Network(nn.Module):
         h becomes the embedding, since it is better at likeness than what the losses see.
         """
         x_N3SS = pixels_NSSC.permute(0, 3, 1, 2).float() / 255
-        map_NCHW, h_ND = self.backbone((x_N3SS - self.mean) / self.deviation)
+        map_NCHW, h_ND = self.backbone(self._normalised(x_N3SS))
         if self.copies is None:
             descriptor_NK = self.objective.projector(h_ND)
         else:
             descriptor_NK = self.copies.describe(map_NCHW)
         return functional.normalize(h_ND, dim=1), functional.normalize(descriptor_NK, dim=1)
+
+    def _normalised(self, x_N3SS: Tensor) -> Tensor:
+        return (x_N3SS - self.mean) / self.deviation
 
 
 @torch.no_grad()

@@ -59,25 +59,36 @@ class LARS(Optimizer):
 
 
 def create_optimizer(
-    name: str, module: nn.Module, weight_decay: float, backbone_rate: float = 1.0
+    name: str,
+    module: nn.Module,
+    weight_decay: float,
+    backbone_rate: float = 1.0,
+    norm_rate: float = 1.0,
+    constant: tuple[str, ...] = (),
 ) -> Optimizer:
     """LARS, SGD with momentum 0.9, or AdamW; ``set_rate`` sets the rate before each step.
 
     Biases and norm parameters (all tensors with fewer than two dimensions) take no weight decay
-    and no LARS adaptation (Chen et al. 2020, the authors' code). What is named ``backbone`` learns
-    at ``backbone_rate`` times the rate of the heads.
+    and no LARS adaptation (Chen et al. 2020, the authors' code), and learn at ``norm_rate`` times
+    the rate. What is named ``backbone`` learns at ``backbone_rate`` times the rate of the heads.
+    Modules of the objective that are named ``constant`` learn at the peak rate throughout.
     """
+    parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for path, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            stays = path.startswith(tuple(f"objective.{each}." for each in constant))
+            parts.setdefault((path.startswith("backbone."), stays), []).append(parameter)
     groups: list[dict[str, Any]] = []
-    for share, in_backbone in ((backbone_rate, True), (1.0, False)):
-        trained = [
-            parameter
-            for path, parameter in module.named_parameters()
-            if parameter.requires_grad and path.startswith("backbone.") == in_backbone
-        ]
+    for (in_backbone, stays), trained in sorted(parts.items(), key=lambda part: not part[0][0]):
+        share = backbone_rate if in_backbone else 1.0
         weights = [parameter for parameter in trained if parameter.ndim > 1]
         others = [parameter for parameter in trained if parameter.ndim <= 1]
-        groups.append({"params": weights, "weight_decay": weight_decay, "share": share})
-        groups.append({"params": others, "weight_decay": 0.0, "share": share, "adapt": False})
+        common = {"constant": True} if stays else {}
+        groups.append(common | {"params": weights, "weight_decay": weight_decay, "share": share})
+        groups.append(
+            common
+            | {"params": others, "weight_decay": 0.0, "share": share * norm_rate, "adapt": False}
+        )
     groups = [group for group in groups if group["params"]]
     if name == "lars":
         return LARS(groups, lr=0.0)
@@ -86,10 +97,21 @@ def create_optimizer(
     return torch.optim.AdamW(groups, lr=0.0)
 
 
-def set_rate(optimizer: Optimizer, rate: float) -> None:
-    """Let the next step be taken at this rate, and the backbone's at its share of it."""
+def set_rate(optimizer: Optimizer, rate: float, peak: float | None = None) -> None:
+    """Let the next step be taken at this rate, and the backbone's at its share of it.
+
+    Args:
+        peak: the rate of what stays constant; needed where something does.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["share"]
+        group["lr"] = (peak if group.get("constant") and peak else rate) * group["share"]
+
+
+def set_decay(optimizer: Optimizer, weight_decay: float) -> None:
+    """Let the next step be taken with this weight decay, where there is any."""
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            group["weight_decay"] = weight_decay
 
 
 def learning_rate(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 
@@ -28,9 +28,10 @@ from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
 from trainer.loader import Batches
 from trainer.metrics import joint_labels, weighted_knn
-from trainer.network import Network
+from trainer.network import Network, Views
+from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
-from trainer.optimisers import create_optimizer, learning_rate, set_rate
+from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_start
@@ -81,6 +82,8 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
     torch.manual_seed(settings.seed)
     network = create_network(settings)
+    network.objective.check(settings.batch_size, len(images))
+    classes = _classes(images, settings) if network.objective.labelled else None
     step, seconds_before = 0, 0.0
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
@@ -88,12 +91,13 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     elif settings.from_:
         _start(network, settings, images, main)
     if settings.frozen_stages:
-        network.backbone.freeze(settings.frozen_stages)
-        network.objective.requires_grad_(not (settings.copies and network.backbone.frozen))
+        network.freeze(settings.frozen_stages)
     network = network.to(device).to(memory_format=torch.channels_last)
+    recipe, peak = settings.recipe(), settings.peak_rate()
     optimizer = create_optimizer(
-        settings.optimizer, network, settings.weight_decay, settings.backbone_rate
-    )
+        settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
+        recipe.constant,
+    )  # fmt: skip
     if state is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -112,6 +116,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
     rows = _rows(settings, len(images), step, total_steps)
+    own_rows = _rows(settings, len(images), step, total_steps)  # of the step, not of those ahead
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
@@ -143,17 +148,21 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
             with profile.part("data"):
                 batch_N3HW = next(batches)
             with profile.part("views"):
-                x, sources, mixed = training_views(batch_N3HW, settings, step)
-            rate = learning_rate(step, total_steps, warmup_steps, settings.peak_rate())
-            set_rate(optimizer, rate)
+                views = training_views(batch_N3HW, settings, step)
+                if classes is not None:
+                    views = replace(views, labels_N=classes[next(own_rows)].to(device))
+            rate = learning_rate(step, total_steps, warmup_steps, peak)
+            set_rate(optimizer, rate, peak)
+            set_decay(optimizer, settings.decay(step / total_steps))
             with profile.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = model(x, sources, mixed)
+                losses = model(views)
             with profile.part("backward"):
                 optimizer.zero_grad()
                 losses["loss"].backward()
             with profile.part("optimizer"):
                 optimizer.step()
             step += 1
+            network.update(Progress(step, total_steps, steps_per_epoch))
 
             seconds = time.monotonic() - started
             known = {"learning_rate": rate, "seconds": seconds_before + seconds}
@@ -191,6 +200,8 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
     start = load_start(network, Path(str(settings.from_)))
     if main:
         print(start.sentence())
+    if "objective" in start.fresh:
+        network.objective.start_from(network.backbone)
     if network.copies is None or "copies" not in start.fresh:
         return
     network.copies.stages.load_state_dict(network.backbone.branch().state_dict())
@@ -206,26 +217,21 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
         network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
 
 
-def training_views(
-    batch_N3HW: Tensor, settings: PretrainSettings, step: int
-) -> tuple[Tensor, Sources | None, int]:
-    """The two views of each image, what each shows, and how many of them show two images.
+def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) -> Views:
+    """The two views of each image, float32, what they show, and smaller views of the method's.
 
     Both are the method's views. With copies the second are strong edits instead, and some at the
     end of the batch are mixed with one another.
 
     Args:
         batch_N3HW: uint8, this process's share of the batch.
-
-    Returns:
-        Views float32 (2N, 3, S, S) in 0 to 1, first views in the first half; and what
-        ``Network.forward`` takes beside them.
     """
     n, device = len(batch_N3HW), batch_N3HW.device
     seed = _step_seed(settings.seed, step, distributed.rank())
     generator = torch.Generator(device).manual_seed(seed)
     torch.manual_seed(seed)  # of dropout, where a backbone has it
-    first = make_views(batch_N3HW, settings.views(), generator)
+    first_settings = settings.views(None if settings.copies else 0)
+    first = make_views(batch_N3HW, first_settings, generator)
     sources, mixed = None, 0
     if settings.copies:
         second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator)
@@ -240,9 +246,15 @@ def training_views(
             offset + torch.cat([numbers_N, numbers_N]), offset + torch.cat([numbers_N, partners_N])
         )
     else:
-        second = make_views(batch_N3HW, settings.views(), generator)
+        second = make_views(batch_N3HW, settings.views(1), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-    return x, sources, mixed
+    small = None
+    if settings.small_views:
+        pure, smaller = batch_N3HW[: n - mixed], settings.smaller_views()
+        small = torch.cat(
+            [make_views(pure, smaller, generator) for _ in range(settings.small_views)]
+        ).contiguous(memory_format=torch.channels_last)
+    return Views(x, sources, mixed, small)
 
 
 def _rows(
@@ -281,15 +293,34 @@ def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]
     return images, evaluation
 
 
+def _classes(images: Images, settings: PretrainSettings) -> Tensor:
+    """The class of each image by number, int64 (N,).
+
+    Raises:
+        DataError: an image has none, or a class has one member alone.
+    """
+    if not images.labelled:
+        raise DataError(
+            f"{settings.data} has images without labels, which {settings.method} learns from"
+        )
+    names, classes, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
+    alone = names[counts == 1]
+    if len(alone):
+        raise DataError(
+            f"{settings.data} has {len(alone)} classes with one image alone, expected at least two "
+            f"in each for {settings.method}; the first are {', '.join(alone[:5])}"
+        )
+    return torch.from_numpy(classes)
+
+
 def create_network(settings: PretrainSettings) -> Network:
     """The network that the settings describe, untrained."""
     return Network(
         method=settings.method,
+        options=settings.options(),
         backbone_name=settings.backbone,
         width=settings.width,
         image_size=settings.image_size,
-        projection_width=settings.projection_width,
-        temperature=settings.temperature,
         copies=settings.copies,
         descriptor_width=settings.descriptor_width,
         entropy_weight=settings.entropy_weight,

@@ -8,6 +8,8 @@ from typing import Any
 
 from index.errors import RunError
 from index.image import Fit
+from trainer.objectives import METHODS, find_method, options
+from trainer.objectives.objective import Recipe, half_cosine
 from trainer.views import ViewSettings
 
 
@@ -26,8 +28,10 @@ def setting(
 class PretrainSettings:
     """What a run is started with; checked when made.
 
+    What the method's paper sets is taken from there where it is not given.
+
     Raises:
-        RunError: a value is out of its range.
+        RunError: a value is out of its range, or given for a method that does not take it.
     """
 
     data: str = setting("", "folder, Parquet or tar shards to learn from", changes_numbers=False)
@@ -35,7 +39,7 @@ class PretrainSettings:
     eval_data: str | None = setting(
         None, "labelled images for kNN accuracy while it trains", changes_numbers=False
     )
-    method: str = setting("simclr", "training objective: simclr")
+    method: str = setting("simclr", f"training objective: {', '.join(METHODS)}")
     copies: bool = setting(
         False, "train the descriptor to tell copies, with strong edits as second views"
     )
@@ -58,10 +62,43 @@ class PretrainSettings:
         changes_numbers=False,
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
-    temperature: float = setting(0.2, "of NT-Xent")
-    projection_width: int = setting(
-        128, "width of the projection, the descriptor where copies are not trained"
+    temperature: float | None = setting(None, "of the method's softmax [the paper's]")
+    projection_width: int | None = setting(
+        None, "of the projection, the descriptor where copies are not trained [the paper's]"
     )
+    hidden_width: int | None = setting(None, "of the projector's hidden layers [the paper's]")
+    prediction_width: int | None = setting(
+        None, "of the predictor's hidden layer, where the method has one [the paper's]"
+    )
+    momentum: float | None = setting(
+        None, "share that a method's slow copy of the network keeps a step [the paper's]"
+    )
+    queue_length: int | None = setting(
+        None, "keys that moco, or images that swav, keeps of earlier batches [the paper's]"
+    )
+    queue_start_epoch: float | None = setting(
+        None, "from when on swav keeps images of earlier batches [the paper's]"
+    )
+    norm_groups: int | None = setting(
+        None, "parts of a batch whose keys have norms of their own in moco [the paper's]"
+    )
+    prototypes: int | None = setting(None, "clusters of swav, or outputs of dino [the paper's]")
+    epsilon: float | None = setting(None, "smoothness of swav's codes [the paper's]")
+    teacher_temperature: float | None = setting(
+        None, "of the slow copy's softmax in dino, after its warm-up [the paper's]"
+    )
+    small_views: int | None = setting(
+        None, "smaller views of each image beside the two, in swav and dino [the paper's]"
+    )
+    small_size: int | None = setting(
+        None, "side of smaller views in pixels [3/7 of the image size, 96 of 224, at least 8]"
+    )
+    redundancy_weight: float | None = setting(
+        None, "of what components of barlow have in common [the paper's]"
+    )
+    invariance_weight: float | None = setting(None, "of vicreg [the paper's]")
+    variance_weight: float | None = setting(None, "of vicreg [the paper's]")
+    covariance_weight: float | None = setting(None, "of vicreg [the paper's]")
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
     branch_stages: int = setting(
         0, "last stages of the backbone of which --copies has copies for the descriptor alone"
@@ -70,20 +107,24 @@ class PretrainSettings:
     mixed_share: float = setting(
         0.25, "of the images of a batch whose second view --copies mixes with another"
     )
-    optimizer: str = setting("lars", "lars, sgd or adamw")
+    optimizer: str = setting("", "lars, sgd or adamw [the paper's]")
     learning_rate: float | None = setting(
-        None, "peak rate [f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]"
+        None,
+        "peak rate [the paper's; of simclr, and of an optimizer that is not the paper's, "
+        "f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]",
     )
     backbone_rate: float = setting(1.0, "share of the rate at which the backbone learns, not heads")
-    weight_decay: float = setting(1e-6, "on all but biases and norms")
+    weight_decay: float | None = setting(None, "on all but biases and norms [the paper's]")
     warmup_epochs: float | None = setting(
         None, "epochs of linear warm-up [a tenth of all, at most 10]"
     )
-    crop_min_area: float = setting(0.08, "smallest share of the image that a crop keeps")
-    jitter_strength: float | None = setting(
-        None, "of the colours [the paper's: 0.5 up to 40 px, 1 above]"
+    crop_min_area: float | None = setting(
+        None, "smallest share of the image that a crop keeps [the paper's]"
     )
-    blur_probability: float | None = setting(None, "[the paper's: 0 up to 40 px, 0.5 above]")
+    jitter_strength: float | None = setting(
+        None, "of the colours [0.5 up to 40 px, the paper's above]"
+    )
+    blur_probability: float | None = setting(None, "[0 up to 40 px, 0.5 above]")
     compile: bool = setting(False, "compile the network with torch.compile")
     profile: bool = setting(
         False, "measure the parts of a step, and print them last", changes_numbers=False
@@ -105,11 +146,14 @@ class PretrainSettings:
         for name in ("data", "out"):
             if not getattr(self, name):
                 raise RunError(f"{name} is empty, expected a path")
+        self._complete()
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
-            "projection_width", "descriptor_width", "learning_rate",
-            "backbone_rate", "workers", "eval_every_epochs",
-            "checkpoint_every_minutes",
+            "projection_width", "hidden_width", "prediction_width", "descriptor_width",
+            "norm_groups", "prototypes", "epsilon", "teacher_temperature", "small_size",
+            "redundancy_weight", "invariance_weight",
+            "variance_weight", "covariance_weight", "learning_rate", "backbone_rate", "workers",
+            "eval_every_epochs", "checkpoint_every_minutes",
         ]  # fmt: skip
         for name in positive:
             value = getattr(self, name)
@@ -130,6 +174,12 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
+        for name in ("queue_length", "queue_start_epoch", "small_views"):
+            value = getattr(self, name)
+            if value is not None and not (value >= 0 and math.isfinite(value)):
+                raise RunError(f"{name} is {value}, expected 0 or more")
+        if self.momentum is not None and not 0 <= self.momentum <= 1:
+            raise RunError(f"momentum is {self.momentum}, expected 0 to 1")
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
         if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
@@ -142,19 +192,69 @@ class PretrainSettings:
                 )
         try:
             self.views()
+            self.smaller_views()
             self.fit()
         except ValueError as error:
             raise RunError(str(error)) from error
 
-    def views(self) -> ViewSettings:
-        """The augmentations: the paper's for this image size, but for what was set."""
+    def _complete(self) -> None:
+        """Fill in what the method's paper sets; the record of a run then says it all."""
+        recipe, taken = self.recipe(), self._options()
+        paper = taken | {
+            "optimizer": recipe.optimizer,
+            "weight_decay": recipe.weight_decay,
+            "crop_min_area": recipe.crop_min_area,
+        }
+        for name, value in paper.items():
+            if getattr(self, name) in (None, ""):
+                object.__setattr__(self, name, value)
+        every = {name for method in METHODS.values() for name in options(method)}
+        for name in sorted(every - taken.keys()):
+            if getattr(self, name) is not None:
+                raise RunError(
+                    f"{name} is {getattr(self, name)}, expected none: {self.method} takes "
+                    f"{', '.join(taken)}"
+                )
+
+    def _options(self) -> dict[str, Any]:
+        return options(find_method(self.method))
+
+    def options(self) -> dict[str, Any]:
+        """What the method is made with."""
+        return {name: getattr(self, name) for name in self._options()}
+
+    def recipe(self) -> Recipe:
+        """What the method's paper trains with."""
+        return find_method(self.method).recipe
+
+    def views(self, which: int | None = None) -> ViewSettings:
+        """The augmentations: the paper's for this image size, but for what was set.
+
+        Args:
+            which: 0 for first, 1 for second views, which differ in some papers; else their mean.
+        """
+        published, recipe = ViewSettings.published(self.image_size), self.recipe()
+
+        def of(probabilities: tuple[float, float]) -> float:
+            return sum(probabilities) / 2 if which is None else probabilities[which]
+
         chosen: dict[str, Any] = {
             "crop_area": (self.crop_min_area, 1.0),
             "jitter_strength": self.jitter_strength,
             "blur_probability": self.blur_probability,
+            "solarize_probability": of(recipe.solarize),
+        }
+        paper: dict[str, Any] = {
+            "jitter_strength": min(published.jitter_strength, recipe.jitter_strength),
+            "blur_probability": of(recipe.blur) if published.blur_probability else 0.0,
         }
         given = {name: value for name, value in chosen.items() if value is not None}
-        return replace(ViewSettings.published(self.image_size), **given)
+        return replace(published, **paper | given)
+
+    def smaller_views(self) -> ViewSettings:
+        """The augmentations of the views beside the two."""
+        size = self.small_size or max(8, round(self.image_size * 3 / 7))
+        return replace(self.views(), size=size, crop_area=self.recipe().small_crop_area)
 
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""
@@ -163,10 +263,24 @@ class PretrainSettings:
     def peak_rate(self) -> float:
         """Learning rate after the warm-up.
 
-        For LARS 0.075 sqrt(batch) (Chen et al. 2020, appendix B.1); the others scale alike.
+        Without a rate of the method's own 0.075 sqrt(batch) for LARS (Chen et al. 2020, appendix
+        B.1); the others scale alike.
         """
+        recipe = self.recipe()
+        if self.learning_rate is not None:
+            return self.learning_rate
+        if recipe.rate is not None and recipe.optimizer == self.optimizer:
+            return recipe.rate * self.batch_size / 256
         factor = {"lars": 0.075, "sgd": 0.02, "adamw": 6e-5}[self.optimizer]
-        return self.learning_rate or factor * math.sqrt(self.batch_size)
+        return factor * math.sqrt(self.batch_size)
+
+    def decay(self, share: float) -> float:
+        """Weight decay when this share of all steps is taken; one that was chosen stays."""
+        recipe = self.recipe()
+        assert self.weight_decay is not None  # since the settings are complete
+        if recipe.last_weight_decay is None or self.weight_decay != recipe.weight_decay:
+            return self.weight_decay
+        return half_cosine(recipe.weight_decay, recipe.last_weight_decay, share)
 
     def warmup(self) -> float:
         """Epochs of warm-up."""

@@ -1,7 +1,8 @@
 """Random views of images, made in batches on the device, every parameter drawn per sample.
 
 The augmentations are SimCLR's (Chen et al. 2020, appendix A): crop and resize, flip, colour
-distortion (jitter in random order, then grey), Gaussian blur. Each operation has a function that
+distortion (jitter in random order, then grey), Gaussian blur; and BYOL's solarising (Grill et al.
+2020, appendix B), for methods that use it. Each operation has a function that
 takes explicit parameters, which the tests hold against torchvision's at equal parameters.
 
 Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view, P uniforms.
@@ -23,7 +24,7 @@ from trainer.draw import Draw, in_parts
 from trainer.resampling import blur_taps, crop_resize_flip, separable
 
 UNIFORMS = 35
-"""Uniforms that a view takes for its parameters."""
+"""Uniforms that a view takes for its parameters, and one more where it may be solarised."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,14 @@ class ViewSettings:
     grey_probability: float = 0.2
     blur_probability: float = 0.5
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    solarize_probability: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 8:
             raise ValueError(f"view size is {self.size}, expected at least 8 pixels")
         if not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
             raise ValueError(f"crop area is {self.crop_area}, expected 0 < low <= high <= 1")
-        for name in ("flip", "jitter", "grey", "blur"):
+        for name in ("flip", "jitter", "grey", "blur", "solarize"):
             probability = getattr(self, f"{name}_probability")
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name} probability is {probability}, expected 0 to 1")
@@ -79,8 +81,9 @@ def make_views(
     Returns:
         float32 (N, 3, S, S) in 0 to 1.
     """
-    n = len(images_NCHW)
-    unit_NP = torch.rand(n, UNIFORMS, generator=generator, device=generator.device)
+    uniforms = UNIFORMS + bool(settings.solarize_probability)
+    shape = (len(images_NCHW), uniforms)
+    unit_NP = torch.rand(shape, generator=generator, device=generator.device)
     return in_parts(partial(show or show_views, settings=settings), images_NCHW, unit_NP)
 
 
@@ -103,6 +106,9 @@ def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> 
     if settings.blur_probability:
         sigmas_N = draw.uniform(*settings.blur_sigma)
         x = blur(x, sigmas_N, draw.chance(settings.blur_probability))
+    if settings.solarize_probability:
+        drawn_N = draw.chance(settings.solarize_probability)
+        x = torch.where(drawn_N[:, None, None, None] & (x >= 0.5), 1 - x, x)
     return x.clamp(0, 1)  # sums of weights are 1 but for rounding
 
 

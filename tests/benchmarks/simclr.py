@@ -241,10 +241,10 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     rows = (np.sort(random.integers(len(pixels_NSSC), size=task.batch_size)) for _ in count())
     with Batches(pixels_NSSC, device) as batches:
         for step, batch_N3SS in enumerate(batches.of(rows)):
-            x, sources, mixed = training_views(batch_N3SS, settings, step)
+            views = training_views(batch_N3SS, settings, step)
             if task.what == "steps":
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                    loss = network(x, sources, mixed)["loss"]
+                    loss = network(views)["loss"]
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -1,1 +1,48 @@
 """One file an objective: its loss, the modules that it owns, and the paper that it follows."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from index.errors import RunError
+from trainer.objectives.barlow import BarlowTwins
+from trainer.objectives.byol import BYOL
+from trainer.objectives.dino import DINO
+from trainer.objectives.moco import MoCo
+from trainer.objectives.objective import Objective
+from trainer.objectives.simclr import SimCLR
+from trainer.objectives.simsiam import SimSiam
+from trainer.objectives.supcon import SupCon
+from trainer.objectives.swav import SwAV
+from trainer.objectives.vicreg import VICReg
+
+METHODS: dict[str, type[Objective]] = {
+    "simclr": SimCLR,
+    "simsiam": SimSiam,
+    "byol": BYOL,
+    "moco": MoCo,
+    "barlow": BarlowTwins,
+    "vicreg": VICReg,
+    "supcon": SupCon,
+    "swav": SwAV,
+    "dino": DINO,
+}
+"""Methods by the name that ``--method`` takes."""
+
+
+def find_method(name: str) -> type[Objective]:
+    """The method of that name.
+
+    Raises:
+        RunError: there is none.
+    """
+    if name not in METHODS:
+        raise RunError(f"method is {name!r}, expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def options(method: type[Objective]) -> dict[str, Any]:
+    """The settings that the method takes, with its paper's values."""
+    parameters = inspect.signature(method).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

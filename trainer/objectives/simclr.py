@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainer.backbones import Backbone
 from trainer.objectives.gathered import CHUNK, mean_over_anchors
+from trainer.objectives.objective import Objective, Recipe, Seen, unit
 
 
 def nt_xent(z_a_NK: Tensor, z_b_NK: Tensor, temperature: float, chunk: int = CHUNK) -> Tensor:
@@ -47,20 +49,27 @@ def nt_xent(z_a_NK: Tensor, z_b_NK: Tensor, temperature: float, chunk: int = CHU
         # keeps the digits of its distance from 1, and so the gradient of a pair that is learnt.
         return -functional.logsigmoid(logit_C - others_C).sum()
 
-    z = torch.cat([z_a_NK, z_b_NK])
-    z = functional.normalize(z if z.dtype == torch.float64 else z.float(), dim=1)
-    return mean_over_anchors(loss, z, chunk)
+    return mean_over_anchors(loss, unit(torch.cat([z_a_NK, z_b_NK])), chunk)
 
 
-class SimCLR(nn.Module):
-    """The projection head g and the loss; h in, loss out.
+class SimCLR(Objective):
+    """The projection head g and the loss.
 
     The head is the authors' two-layer one: each linear layer without bias and followed by batch
     norm, a ReLU between; the last norm has no shift.
+
+    Args:
+        temperature: of NT-Xent.
+        projection_width: K.
     """
 
-    def __init__(self, width: int, projection_width: int, temperature: float) -> None:
+    recipe = Recipe(optimizer="lars", weight_decay=1e-6, jitter_strength=1.0)
+
+    def __init__(
+        self, backbone: Backbone, *, temperature: float = 0.2, projection_width: int = 128
+    ) -> None:
         super().__init__()
+        width = backbone.width
         self.temperature = temperature
         last_norm = nn.BatchNorm1d(projection_width)
         last_norm.bias.requires_grad_(False)
@@ -72,7 +81,7 @@ class SimCLR(nn.Module):
             last_norm,
         )
 
-    def forward(self, h_ND: Tensor) -> Tensor:
-        """Loss of a batch whose first half are first views and whose second half second views."""
-        z_a, z_b = self.projector(h_ND).chunk(2)
+    def forward(self, seen: Seen) -> Tensor:
+        """NT-Xent of the projections."""
+        z_a, z_b = self.projector(seen.h_MD).chunk(2)
         return nt_xent(z_a, z_b, self.temperature)

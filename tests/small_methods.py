@@ -1,0 +1,32 @@
+"""Every method with modules small enough for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.network import Network
+
+SMALL: dict[str, dict[str, Any]] = {
+    "simclr": {"temperature": 0.2, "projection_width": 8},
+    "simsiam": {"hidden_width": 16, "projection_width": 12, "prediction_width": 4},
+    "byol": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9},
+    "moco": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9}
+    | {"queue_length": 40, "norm_groups": 2},
+    "barlow": {"hidden_width": 16, "projection_width": 12},
+    "vicreg": {"hidden_width": 16, "projection_width": 12},
+    "supcon": {"hidden_width": 16, "projection_width": 8},
+    "swav": {"hidden_width": 16, "projection_width": 8, "prototypes": 10, "small_views": 2}
+    | {"queue_length": 16, "queue_start_epoch": 0.5},
+    "dino": {"hidden_width": 16, "projection_width": 8, "prototypes": 24, "small_views": 2}
+    | {"momentum": 0.9},
+}
+
+
+def small_network(method: str, **changes: Any) -> Network:
+    """Over a ResNet of an eighth of the width, for 32 px."""
+    settings: dict[str, Any] = {
+        "backbone_name": "resnet18",
+        "width": 0.125,
+        "image_size": 32,
+    } | changes
+    return Network(method=method, options=SMALL[method], **settings)
