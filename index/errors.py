@@ -8,7 +8,7 @@
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
-    │                       DeedRefused · JournalError
+    │                       TooManyPairs · DeedRefused · JournalError
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
 A message says what was found, what was expected, and where. Statuses of HTTP and of the
@@ -110,6 +110,10 @@ class InvalidVerdict(CollectionError):
 
 class TooFewImages(CollectionError):
     """A collection is too small to measure on it what was asked for."""
+
+
+class TooManyPairs(CollectionError):
+    """More images are near each other than are kept in memory at once."""
 
 
 class DeedRefused(CollectionError):
