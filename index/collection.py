@@ -19,6 +19,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from pydantic import ValidationError
 
 from index import sources, store
@@ -30,10 +31,7 @@ from index.duplicates import (
     Group,
     Keep,
     Page,
-    Star,
     describe_group,
-    find_stars,
-    first_of_kind,
     look_again,
 )
 from index.encoder import Encoder, Encoding
@@ -46,19 +44,22 @@ from index.errors import (
     InvalidName,
     InvalidVerdict,
     SourceUnreadable,
+    TooManyPairs,
 )
 from index.files import now, remove_abandoned, sync_folder
 from index.filters import EVERYTHING, Filter
 from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
 from index.matching import CopyQuery, Match, find_matches
+from index.neighbours import Neighbours
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
+from index.stars import Star, find_stars, first_of_kind, stars_of
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
-from index.verdicts import Verdict
+from index.verdicts import Verdict, Verdicts
 from index.verification import Verifier
 from index.verify import Findings, verify
 
@@ -108,6 +109,8 @@ class Collection:
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
         self._verifier = Verifier(self.read)
+        self._grouping = threading.Lock()
+        self._neighbours = Neighbours()
         self._stars: tuple[tuple[int, float, Policy], list[Star]] | None = None
         self._measured: tuple[str, Measured] | None = None
         try:
@@ -419,13 +422,12 @@ class Collection:
         group matches the one to keep directly; so chains of look-alikes do not merge. The groups
         do not depend on the order in which images came. ``policy`` says which one to keep.
         """
-        with self.store.read() as snapshot:
+        with self._grouping, self.store.read() as snapshot:
             moment, verdicts = (snapshot.version(), threshold, policy), snapshot.verdicts()
-            known = self._stars
-            if known is None or known[0] != moment:
-                found = find_stars(snapshot.present(), threshold, verdicts, policy)
-                known = self._stars = (moment, found)
-            stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
+            if self._stars is None or self._stars[0] != moment:
+                self._stars = moment, self._grouped(snapshot, threshold, verdicts, policy)
+            known = self._stars[1]
+            stars = [star for star in known if cursor is None or star.id > cursor][: limit + 1]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
         calibration = self.calibration
@@ -433,6 +435,17 @@ class Collection:
             describe_group(star, items, calibration, verdicts, policy) for star in stars[:limit]
         )
         return Page(groups, groups[-1].id if len(stars) > limit else None)
+
+    def _grouped(
+        self, snapshot: Snapshot, threshold: float, verdicts: Verdicts, policy: Policy
+    ) -> list[Star]:
+        try:
+            near = self._neighbours.near(snapshot, threshold)
+        except TooManyPairs:  # then stars are made as they are found
+            return find_stars(snapshot.present(), threshold, verdicts, policy)
+        keys = np.union1d(near.one, near.other).tolist()
+        images = {*snapshot.twins(), *snapshot.facts_of(keys, verdicts.same)}
+        return stars_of(images, near, snapshot.vectors_of, verdicts, policy)
 
     def look_again(self, group: Group) -> Group:
         """The group with a second look's evidence; see ``index.duplicates.look_again``."""

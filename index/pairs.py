@@ -19,9 +19,8 @@ Shapes: N rows, K dimensions, L leading coordinates, P pairs.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
@@ -44,7 +43,6 @@ _LEADING: Final = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192)
 _SAMPLED_ROWS: Final = 20_000
 _SAMPLED_PAIRS: Final = (1024, 4096)
 _PRODUCT_SECONDS: Final = 0.022e-9  # of one coordinate of a pair; what matters are the ratios
-_PAIR_SECONDS: Final = 0.6e-9
 _CHECK_SECONDS: Final = 250e-9
 _DECIDED_AT_A_TIME: Final = 4096
 
@@ -86,11 +84,12 @@ def by_score(
         for column in range(fresh, stop, _BLOCK)
         for row in range(0, min(column + _BLOCK, stop), _BLOCK)
     ]
-    with (
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-        closing(pool.map(screen.passing, *zip(*blocks, strict=True))) as parts,  # type: ignore[type-var]
-    ):
-        return _joined(parts, most)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            return _joined(pool.map(lambda block: screen.passing(*block), blocks), most)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def cosines_of(vectors: Floats, pairs: Pairs) -> Doubles:
@@ -131,7 +130,7 @@ class _Screen:
             width = dimension if screen.basis is None else screen.basis.shape[1]
             passed = screen._bounds(rows, columns) >= threshold
             checked = float(passed.mean()) * _CHECK_SECONDS
-            return (width + projected) * _PRODUCT_SECONDS + checked
+            return float((width + projected) * _PRODUCT_SECONDS + checked)
 
         leading = (
             np.ascontiguousarray(basis[:, :width]) for width in _LEADING if width < dimension
@@ -276,7 +275,7 @@ def _chosen(pairs: Pairs, mask: Mask) -> Pairs:
     return Pairs(pairs.one[mask], pairs.other[mask])
 
 
-def _joined(parts: Any, most: int = MOST_PAIRS) -> Pairs:
+def _joined(parts: Iterable[Pairs], most: int = MOST_PAIRS) -> Pairs:
     found: list[Pairs] = []
     total = 0
     for part in parts:
