@@ -147,9 +147,9 @@ def test_groups_do_not_depend_on_the_order_of_arrival(order: list[int]) -> None:
 def test_what_stayed_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
 
-    def watched(vectors: np.ndarray, *rest: object, fresh: int) -> object:
+    def watched(vectors: np.ndarray, *rest: object, fresh: int, most: int) -> object:
         compared.append(len(vectors) - fresh)
-        return pairs.by_score(vectors, *rest, fresh=fresh)  # type: ignore[arg-type]
+        return pairs.by_score(vectors, *rest, fresh=fresh, most=most)  # type: ignore[arg-type]
 
     monkeypatch.setattr(neighbours, "by_score", watched)
     with empty_store() as store:
@@ -192,7 +192,5 @@ def test_pairs_hold_for_any_higher_threshold() -> None:
             assert remembered(store, known, threshold) == from_nothing(store, threshold)
         with store.read() as snapshot:
             near = known.near(snapshot, -2.0)
-        pairs = {
-            tuple(sorted(pair)) for pair in zip(near.one.tolist(), near.other.tolist(), strict=True)
-        }
+        found = {frozenset(pair) for pair in np.stack((near.one, near.other), axis=1).tolist()}
         assert len(found) == len(near) == len(list(combinations(range(11), 2)))  # 5 and 9 are one
