@@ -314,7 +314,6 @@ def other_process(folder: Path, encoder_path: Path, work: str) -> subprocess.Pop
 import sys
 from pathlib import Path
 from index.collection import Collection
-from index.neighbours import Neighbours
 from index.encoder import Encoder
 from pictures import jpeg, put
 encoder = Encoder({str(encoder_path)!r}, provider="cpu", threads=1)
