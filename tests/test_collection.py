@@ -36,6 +36,7 @@ from index.errors import (
     InvalidVector,
 )
 from index.files import held_alone
+from index.neighbours import Neighbours
 
 _PROJECT = Path(__file__).parent.parent
 
