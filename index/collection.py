@@ -12,10 +12,11 @@ import re
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -415,26 +416,35 @@ class Collection:
         limit: int = 100,
         cursor: str | None = None,
         policy: Policy = DEFAULT_POLICY,
+        verify: bool = False,
     ) -> Page:
         """Groups of images that are copies of each other, in the order of the groups' ids.
 
         The score of a pair is its cosine less the larger of its two offsets. Each member of a
         group matches the one to keep directly; so chains of look-alikes do not merge. The groups
         do not depend on the order in which images came. ``policy`` says which one to keep.
+
+        ``verify`` gives the page's pairs a second look. What it refuses leaves the group, and is
+        grouped again among itself: so a group may come as several in its place, or not at all, and
+        ``limit`` counts those before the look, which cursors go by.
         """
         with self._grouping, self.store.read() as snapshot:
             moment, verdicts = (snapshot.version(), threshold, policy), snapshot.verdicts()
             if self._stars is None or self._stars[0] != moment:
                 self._stars = moment, self._grouped(snapshot, threshold, verdicts, policy)
             known = self._stars[1]
-            stars = [star for star in known if cursor is None or star.id > cursor][: limit + 1]
+            start = bisect_right(known, cursor or "", key=lambda star: star.id)
+            stars = known[start : start + limit]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
         calibration = self.calibration
-        groups = tuple(
-            describe_group(star, items, calibration, verdicts, policy) for star in stars[:limit]
-        )
-        return Page(groups, groups[-1].id if len(stars) > limit else None)
+        groups: Iterable[Group] = [
+            describe_group(star, items, calibration, verdicts, policy) for star in stars
+        ]
+        if verify:
+            groups = chain(*(self._verified(group, threshold, policy) for group in groups))
+        more = start + limit < len(known)
+        return Page(tuple(groups), stars[-1].id if more else None)
 
     def _grouped(
         self, snapshot: Snapshot, threshold: float, verdicts: Verdicts, policy: Policy
@@ -447,9 +457,24 @@ class Collection:
         images = {*snapshot.twins(), *snapshot.facts_of(keys, verdicts.same)}
         return stars_of(images, near, snapshot.vectors_of, verdicts, policy)
 
-    def look_again(self, group: Group) -> Group:
-        """The group with a second look's evidence; see ``index.duplicates.look_again``."""
-        return look_again(group, self._verifier)
+    def _verified(self, group: Group, threshold: float, policy: Policy) -> Iterator[Group]:
+        """What a second look makes of a group: none, one, or several."""
+        unseen = [group]
+        while unseen:
+            look = look_again(unseen.pop(), self._verifier, policy)
+            yield from look.groups
+            if len(look.refused) > 1:
+                unseen += self._groups_among(look.refused, threshold, policy)
+
+    def _groups_among(
+        self, items: Iterable[Item], threshold: float, policy: Policy
+    ) -> Iterator[Group]:
+        with self.store.read() as snapshot:
+            keys, verdicts = snapshot.keys_of(item.id for item in items), snapshot.verdicts()
+            stars = find_stars(snapshot.present(keys), threshold, verdicts, policy)
+            present = snapshot.items_of(keys)
+        for star in stars:
+            yield describe_group(star, present, self.calibration, verdicts, policy)
 
     # The indexes
 

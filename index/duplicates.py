@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from index.artifact import Calibration
 from index.errors import KindredError
@@ -23,6 +23,8 @@ from index.records import Item
 from index.stars import Link, Star
 from index.verdicts import Verdicts
 from index.verification import Verifier, evidence
+
+_NO_COPY: Final = "the pictures do not lie on each other as a copy's would"
 
 
 @dataclass(frozen=True)
@@ -72,31 +74,52 @@ def describe_group(
     )
 
 
-def look_again(group: Group, verifier: Verifier) -> Group:
-    """The group with evidence of how each picture lies on the one to keep.
+@dataclass(frozen=True)
+class Look:
+    """A group after a second look.
 
-    ``verified`` in the evidence says whether the pixels are a copy's; it is false, with a
-    ``reason``, where a file cannot be read. Equal bytes and pixels need no second look.
+    ``groups`` has what is left of it, unless that is a single image; ``refused`` are images that
+    are no copies of the one to keep.
+    """
+
+    groups: tuple[Group, ...]
+    refused: tuple[Item, ...]
+
+
+def look_again(group: Group, verifier: Verifier, policy: Policy = DEFAULT_POLICY) -> Look:
+    """Lay each picture on the one to keep; evidence tells of those that stay how they lie on it.
+
+    ``verified`` in the evidence is false, with a ``reason``, of images that stay although nothing
+    confirms it: a file cannot be read, or people said that it is the same. Equal bytes and pixels
+    need no second look.
     """
     keep, *others = group.images
-    matches = (
-        match if match.tier in ("exact", "pixels") else _looked_at(match, keep, item, verifier)
-        for item, match in zip(others, group.matches, strict=True)
-    )
-    return replace(group, matches=tuple(matches))
+    stay: list[Item] = []
+    matches: list[Match] = []
+    refused: list[Item] = []
+    for item, match in zip(others, group.matches, strict=True):
+        equal = match.tier in ("exact", "pixels")
+        seen = {} if equal else _seen(keep, item, verifier)
+        if seen.get("reason") == _NO_COPY and "verdict" not in match.evidence:
+            refused.append(item)
+        else:
+            stay.append(item)
+            matches.append(replace(match, evidence={**match.evidence, **seen}))
+    if not stay:
+        return Look((), tuple(refused))
+    smallest = min(item.id for item in (keep, *stay))
+    kept = Keep(keep.id, reason(policy, keep, stay))
+    return Look((Group(smallest, (keep, *stay), kept, tuple(matches)),), tuple(refused))
 
 
-def _looked_at(match: Match, keep: Item, item: Item, verifier: Verifier) -> Match:
-    seen: dict[str, Any]
+def _seen(keep: Item, item: Item, verifier: Verifier) -> dict[str, Any]:
     try:
         alignment = verifier.align(verifier.features(keep), item)
     except KindredError as error:
-        seen = {"verified": False, "reason": str(error)}
-    else:
-        seen = {"verified": True, **evidence(alignment)} if is_copy(alignment) else {
-            "verified": False, "reason": "the pictures do not lie on each other as a copy's would"
-        }  # fmt: skip
-    return replace(match, evidence={**match.evidence, **seen})
+        return {"verified": False, "reason": str(error)}
+    if not is_copy(alignment):
+        return {"verified": False, "reason": _NO_COPY}
+    return {"verified": True, **evidence(alignment)}
 
 
 def pair_match(

@@ -222,12 +222,15 @@ class Snapshot:
             raise ImageNotFound(f"image {id!r} has no vectors: {item.reason or item.state}")
         return _encoding(rows)
 
-    def present(self) -> Iterator[Chunk]:
-        """Everything that is present, a chunk at a time, by ascending key."""
+    def present(self, keys: Sequence[int] | None = None) -> Iterator[Chunk]:
+        """What is present, or what is of these keys, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
             " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format"
-            " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
+            " FROM vectors JOIN items USING (key) WHERE +state = 'present'"
+            + (" AND key IN (SELECT value FROM json_each(?))" if keys is not None else "")
+            + " ORDER BY key",
+            (json.dumps(list(keys)),) if keys is not None else (),
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             yield Chunk(
