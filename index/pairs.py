@@ -32,13 +32,16 @@ from numpy.typing import NDArray
 from index.errors import TooManyPairs
 from index.shortlist import Bits, Doubles, Floats, Mask, Rows
 
-MOST_PAIRS: Final = 1 << 25
-"""Pairs that are given at most: 800 MB of them."""
+MOST_PAIRS: Final = 1 << 24
+"""Pairs that are given at most, in 270 MB."""
 
 _MARGIN: Final = 1e-4  # above the rounding of float32 products of unit vectors
 _SQUARED_MARGIN: Final = 1e-6  # above the rounding of the square of a length
 _BLOCK: Final = 1 << 14  # rows whose leading coordinates are taken at once
 _TILE: Final = (512, 2048)  # pairs screened at once, which stay in a processor's cache
+_HEIGHT: Final = 128  # of the products that a tile is made of, their width follows from the next
+_PRODUCTS_OF_ONE_THREAD: Final = 1 << 18  # OpenBLAS would share larger ones among its own threads
+_NEVER: Final = -100.0  # below any threshold
 _LEADING: Final = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192)
 _SAMPLED_ROWS: Final = 20_000
 _SAMPLED_PAIRS: Final = (1024, 4096)
@@ -52,6 +55,9 @@ _SCANNED_UP_TO: Final = 1 << 28  # pairs of hashes, in a fraction of a second
 _HASHES_AT_A_TIME: Final = 1024
 _CANDIDATES_AT_A_TIME: Final = 1 << 20
 
+_PROCESSORS: Final = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+)
 _faiss: Any = faiss  # its type hints lack what is not in its documentation
 
 
@@ -84,7 +90,7 @@ def by_score(
         for column in range(fresh, stop, _BLOCK)
         for row in range(0, min(column + _BLOCK, stop), _BLOCK)
     ]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(_PROCESSORS) as pool:
         try:
             return _joined(pool.map(lambda block: screen.passing(*block), blocks), most)
         except BaseException:
@@ -139,22 +145,26 @@ class _Screen:
         return min([direct, *screens], key=seconds)
 
     def passing(self, rows: slice, columns: slice) -> Pairs:
-        """The pairs of two blocks that score enough, none of rows before columns left out."""
-        left, right = self._sides(rows)[0], self._sides(columns)[1]
+        """The pairs of two blocks that score enough, the first row before the second."""
+        (left, _), (_, right) = self._sides(rows), self._sides(columns)
+        width = max(1, _PRODUCTS_OF_ONE_THREAD // (_HEIGHT * left.shape[1]))
+        width = min(1 << width.bit_length() - 1, _TILE[1])
+        left_stack, right_stack = _stacked(left, _HEIGHT, -2), _stacked(right, width, -1)
         found = [Pairs(np.empty(0, np.int64), np.empty(0, np.int64))]
-        bounds = np.empty(_TILE, np.float32)
-        height, width = _TILE
-        for column in range(0, len(right), width):
-            some = right[column : column + width]
-            last = columns.start + column + len(some)
-            for row in range(0, min(len(left), last - rows.start), height):
-                few = left[row : row + height]
-                tile = np.matmul(few, some.T, out=bounds[: len(few), : len(some)])
-                near = np.flatnonzero(tile >= self.threshold - _MARGIN)
+        high, wide = _TILE[0] // _HEIGHT, _TILE[1] // width
+        for column in range(0, len(right_stack), wide):
+            some = right_stack[column : column + wide].transpose(0, 2, 1)
+            last = columns.start + (column + len(some)) * width
+            for row in range(0, len(left_stack), high):
+                if rows.start + row * _HEIGHT >= last:
+                    break
+                few = left_stack[row : row + high, None]
+                bounds = np.matmul(few, some)
+                near = np.flatnonzero(bounds >= self.threshold - _MARGIN)
                 if len(near):
-                    one, other = np.divmod(near, len(some))
-                    one += rows.start + row
-                    other += columns.start + column
+                    stack, other_stack, one, other = np.unravel_index(near, bounds.shape)
+                    one += rows.start + (row + stack) * _HEIGHT
+                    other += columns.start + (column + other_stack) * width
                     found.append(self._checked(one, other))
         return _joined(found)
 
@@ -197,6 +207,18 @@ class _Screen:
         pairs = Pairs(one[near], other[near])
         # Screened in single precision; decided by nothing but the pair itself.
         return _chosen(pairs, cosines_of(self.vectors, pairs) - larger[near] >= self.threshold)
+
+
+def _stacked(side: Floats, height: int, offset: int) -> Floats:
+    """Rows in parts of equal height, (n, height, L).
+
+    What is missing is made up of rows of no direction, with an offset, in the column of that
+    number, that keeps them from any score.
+    """
+    filled = np.pad(side, ((0, -len(side) % height), (0, 0)))
+    filled[len(side) :, -2:] = 1
+    filled[len(side) :, offset] = _NEVER
+    return filled.reshape(-1, height, side.shape[1])
 
 
 def by_hash(bits: Bits, distance: int, *, fresh: int = 0, most: int = MOST_PAIRS) -> Pairs:

@@ -30,7 +30,7 @@ from index.verdicts import Verdicts
 
 VectorsOf = Callable[[Sequence[int]], Encoding]
 
-_SCORES_AT_A_TIME: Final = 1 << 22  # 16 MiB of float32, and of pairs at most 64 MiB
+_TILE: Final = (256, 1 << 14)  # scores at a time: 16 MiB of float32
 _SCREENING_MARGIN: Final = 1e-4  # above the rounding of a float32 product of unit vectors
 
 
@@ -285,24 +285,33 @@ class _Scan:
 
     def matching(self, free: Mask) -> Iterator[_Matching]:
         """See ``MatchingOf``; of what is free no more the answer may have some or none."""
-        count = len(self.descriptors)
         index, hashed = self._hashed()
-        narrow = self.offsets.astype(np.float32)
-        step = max(1, _SCORES_AT_A_TIME // max(1, count))
-        for start in range(0, count, step):
-            rows = np.flatnonzero(free[start : start + step]) + start
-            if not len(rows):
-                continue
-            scores = self.descriptors[rows] @ self.descriptors[start:].T
-            scores -= np.maximum(narrow[rows, None], narrow[None, start:])
-            which, others = np.nonzero(scores >= self.threshold - _SCREENING_MARGIN)
-            near = np.split(others + start, np.searchsorted(which, np.arange(1, len(rows))))
-            for row, candidates in zip(rows.tolist(), near, strict=True):
+        height, _ = _TILE
+        for start in range(0, len(self.descriptors), height):
+            rows = np.flatnonzero(free[start : start + height]) + start
+            which, others = self._near(rows, start)
+            near = np.split(others, np.searchsorted(which, np.arange(1, len(rows))))
+            for row, candidates in zip(rows.tolist(), near, strict=False):
                 if free[row]:
                     sure = self._sure(row, index, hashed)
                     candidates = np.union1d(candidates, sure)
                     candidates = candidates[free[candidates] & (candidates != row)]
                     yield self._decided(row, candidates, np.isin(candidates, sure))
+
+    def _near(self, rows: Rows, start: int) -> tuple[Rows, Rows]:
+        """By place among some rows, ascending, rows from ``start`` on that may match them."""
+        narrow = self.offsets.astype(np.float32)
+        _, width = _TILE
+        found = [np.empty((2, 0), np.int64)]
+        for column in range(start, len(self.descriptors), width):
+            columns = slice(column, column + width)
+            scores = self.descriptors[rows] @ self.descriptors[columns].T
+            scores -= np.maximum(narrow[rows, None], narrow[None, columns])
+            which, others = np.nonzero(scores >= self.threshold - _SCREENING_MARGIN)
+            found.append(np.stack((which, others + column)))
+        which, others = np.concatenate(found, axis=1)
+        order = np.argsort(which, kind="stable")
+        return which[order], others[order]
 
     def _hashed(self) -> tuple[Any, Rows]:
         rows = np.array([row for row, each in enumerate(self.hashes) if each], np.int64)

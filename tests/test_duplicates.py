@@ -145,17 +145,19 @@ images_strategy = st.lists(
 )
 
 
-@given(images_strategy, st.randoms(use_true_random=False), st.sampled_from([1, 7, 1 << 22]))
+@given(
+    images_strategy, st.randoms(use_true_random=False), st.sampled_from([(1, 1), (2, 3), (256, 99)])
+)
 @settings(max_examples=40, deadline=None)
 def test_groups_are_the_same_in_any_order_of_arrival(
-    images: list[Image], random: object, scores_at_a_time: int
+    images: list[Image], random: object, tile: tuple[int, int]
 ) -> None:
     """And in any size of block, and however the images come in chunks."""
     shuffled = list(images)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     expected = groups(images, cosine(20))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stars, "_SCORES_AT_A_TIME", scores_at_a_time)
+        patch.setattr(stars, "_TILE", tile)
         half = len(shuffled) // 2
         chunks = [chunk(shuffled[:half]), chunk(shuffled[half:], half + 1)]
         found = find_stars([part for part in chunks if len(part.ids)], cosine(20))

@@ -58,7 +58,7 @@ def near_by_hash(bits: Bits, distance: int, fresh: int) -> set[tuple[int, int]]:
     return {(one, other) for one, other in near if one < other and other >= fresh}
 
 
-@given(SEEDS, st.sampled_from([0.2, 0.6, 0.9]), st.sampled_from([0, 1, 250, 299]))
+@given(SEEDS, st.sampled_from([-2.0, 0.2, 0.6, 0.9]), st.sampled_from([0, 1, 250, 299]))
 @settings(max_examples=25, deadline=None)
 @pytest.mark.parametrize("leading", [None, 2, 8, 23])
 def test_every_pair_over_the_threshold_is_found_by_any_screen(
@@ -68,7 +68,9 @@ def test_every_pair_over_the_threshold_is_found_by_any_screen(
     vectors, offsets = vectors_of(seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pairs, "_BLOCK", 77)
-        patch.setattr(pairs, "_TILE", (19, 31))
+        patch.setattr(pairs, "_TILE", (28, 32))
+        patch.setattr(pairs, "_HEIGHT", 14)
+        patch.setattr(pairs, "_PRODUCTS_OF_ONE_THREAD", 2000)
         patch.setattr(pairs, "_SAMPLED_ROWS", 64 if leading else 20_000)
         patch.setattr(pairs, "_LEADING", (leading,) if leading else ())
         patch.setattr(pairs, "_CHECK_SECONDS", 0.0)  # so that few coordinates seem to pay
