@@ -178,7 +178,7 @@ class _Screen:
         half = (self.offsets[rows, None] / -2).astype(np.float32)
         parts = [vectors]
         if self.basis is not None:
-            leading = vectors @ self.basis
+            leading = _projected(vectors, self.basis)
             rest = np.einsum("nk,nk->n", vectors, vectors) - np.einsum("nl,nl->n", leading, leading)
             parts = [leading, np.sqrt(np.maximum(rest, 0) + _SQUARED_MARGIN)[:, None]]
         # The mean of two offsets is at most the larger one, and can be had of a product.
@@ -207,6 +207,15 @@ class _Screen:
         pairs = Pairs(one[near], other[near])
         # Screened in single precision; decided by nothing but the pair itself.
         return _chosen(pairs, cosines_of(self.vectors, pairs) - larger[near] >= self.threshold)
+
+
+def _projected(vectors: Floats, basis: Floats) -> Floats:
+    """Coordinates (n, L) of vectors (n, K) in a basis (K, L), by one thread."""
+    leading = np.empty((len(vectors), basis.shape[1]), np.float32)
+    step = max(1, _PRODUCTS_OF_ONE_THREAD // basis.size)
+    for start in range(0, len(vectors), step):
+        np.matmul(vectors[start : start + step], basis, out=leading[start : start + step])
+    return leading
 
 
 def _stacked(side: Floats, height: int, offset: int) -> Floats:

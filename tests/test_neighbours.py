@@ -112,7 +112,7 @@ def from_nothing(store: Store, threshold: float) -> list[Star]:
 
 
 @given(changes)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_any_sequence_of_changes_gives_what_a_fresh_computation_gives(
     sequence: list[Change],
 ) -> None:
@@ -129,7 +129,7 @@ def test_any_sequence_of_changes_gives_what_a_fresh_computation_gives(
 
 
 @given(st.permutations(range(12)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_groups_do_not_depend_on_the_order_of_arrival(order: list[int]) -> None:
     def ids(numbers: list[int]) -> list[tuple[str, list[str]]]:
         with empty_store() as store:
