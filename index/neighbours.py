@@ -133,7 +133,8 @@ def _updated(known: _Known, snapshot: Snapshot, most: int) -> _Known:
     fresh = np.setdiff1d(keys, kept)
     near = known.near[np.isin(known.near.one, kept) & np.isin(known.near.other, kept)]
     if len(fresh):
-        near = near.and_also(_found(snapshot, kept, fresh, known.threshold, most))
+        more = _found(snapshot, kept, fresh, known.threshold, most - len(near))
+        near = near.and_also(more)
     return _Known(version, known.threshold, keys, near)
 
 
@@ -173,6 +174,7 @@ class _Table:
     def read(cls, snapshot: Snapshot, keys: Keys) -> _Table:
         count = len(keys)
         order = np.argsort(keys)
+        ascending = keys[order]
         table: _Table | None = None
         for part, hashes, descriptors, offsets in snapshot.descriptors():
             if table is None:
@@ -182,8 +184,9 @@ class _Table:
                     np.zeros((count, BITS // 8), np.uint8),
                     np.zeros(count, np.bool_),
                 )
-            wanted = np.isin(part, keys)
-            rows = order[np.searchsorted(keys, part[wanted], sorter=order)]
+            places = np.minimum(np.searchsorted(ascending, part), count - 1)
+            wanted = ascending[places] == part
+            rows = order[places[wanted]]
             table.vectors[rows] = descriptors[wanted]
             table.offsets[rows] = offsets[wanted]
             for row, place in zip(rows.tolist(), np.flatnonzero(wanted).tolist(), strict=True):

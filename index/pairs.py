@@ -84,11 +84,12 @@ def by_score(
         TooManyPairs: there are more than ``most``.
     """
     screen = _Screen.choose(vectors, offsets, threshold, fresh)
+    starts = range(0, len(vectors), _BLOCK)
     blocks = [
-        (slice(row, min(row + _BLOCK, len(vectors))), slice(column, min(column + _BLOCK, stop)))
-        for stop in (len(vectors),)
-        for column in range(fresh, stop, _BLOCK)
-        for row in range(0, min(column + _BLOCK, stop), _BLOCK)
+        (slice(row, row + _BLOCK), slice(max(column, fresh), column + _BLOCK))
+        for column in starts
+        for row in starts
+        if row <= column and fresh < column + _BLOCK
     ]
     with ThreadPoolExecutor(_PROCESSORS) as pool:
         try:
