@@ -1,6 +1,6 @@
 """How long all pairs of a large collection take, how many are found, and what an update costs.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/pairs.py [--count 1000000] [--no-groups]
+    python tests/benchmarks/pairs.py [--count 1000000] [--no-groups]
 
 Vectors are the clustered ones of search.py; a twentieth of them are replaced by near-duplicates of
 others, at a cosine that is drawn between the threshold and 1. Hashes are random, and of as many
@@ -9,8 +9,6 @@ others; seconds on all processors and CPU seconds, memory of the whole process a
 
     FAISS       its exact range search for a sample of rows, and what all would take at that rate
     groups      in a database: from nothing, after one image more, and when nothing changed
-
-Every thread of Kindred's multiplies for itself, hence OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -53,10 +51,16 @@ def main() -> None:
     parser.add_argument("--no-groups", action="store_true", help="without the database")
     arguments = parser.parse_args()
     count, threshold = arguments.count, arguments.threshold
-    random = np.random.default_rng(3)
-    rows = random.permutation(count)[: 2 * int(PLANTED * count)].reshape(2, -1)
+    rows = np.random.default_rng(3).permutation(count)[: 2 * int(PLANTED * count)].reshape(2, -1)
+    alone(count, rows, threshold)
+    if not arguments.no_groups:
+        groups(count, rows, threshold)
+
+
+def alone(count: int, rows: Rows, threshold: float) -> None:
+    """Vectors and hashes in memory."""
     vectors, hashes = planted_vectors(count, rows, threshold), planted_hashes(count, rows)
-    sample = np.sort(random.permutation(count)[:SAMPLED])
+    sample = np.sort(np.random.default_rng(6).permutation(count)[:SAMPLED])
 
     print(f"{count:,} vectors, {memory()['VmRSS']:.0f} MB before", flush=True)
     with timed("vectors") as vectors_took:
@@ -76,8 +80,6 @@ def main() -> None:
             index.range_search(vectors[sample[:TIMED]], threshold)
         compare("vectors", took, count, vectors_took)
         del index
-    if not arguments.no_groups:
-        groups(vectors, hashes, threshold)
 
 
 def planted_vectors(count: int, rows: Rows, threshold: float) -> Floats:
@@ -161,22 +163,23 @@ def timed(name: str) -> Iterator[Took]:
     print(f"{name:24}{took.wall:8.1f} s, {took.processor:.1f} s of CPU time", flush=True)
 
 
-def groups(vectors: Floats, hashes: Bits, threshold: float) -> None:
+def groups(count: int, rows: Rows, threshold: float) -> None:
     """From a database, whose embeddings are short, since nothing reads them here."""
+    vectors, hashes = planted_vectors(count, rows, threshold), planted_hashes(count, rows)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kindred.sqlite3"
         create(path, Settings("ab", "{}", "2026"), {"embedding": 1, "descriptor": DIMENSION})
         store = Store(path)
         try:
             with timed("written"), store.write() as transaction:
-                for row in range(len(vectors)):
+                for row in range(count):
                     transaction.save(record(row, hashes), encoding(vectors[row]))
-            count, last = len(vectors), encoding(vectors[-1])
+            last = encoding(vectors[-1].copy())
             del vectors
             known = Neighbours()
             with timed("groups from nothing"):
                 found = stars(store, known, threshold)
-            print(f"  {len(found):,} groups, memory {memory()['VmHWM']:.0f} MB at most")
+            print(f"  {len(found):,} groups, memory {memory()['VmHWM']:.0f} MB at most", flush=True)
             with store.write() as transaction:
                 transaction.save(record(count, hashes), last)
             with timed("after one image more"):
