@@ -176,6 +176,7 @@ def groups(count: int, rows: Rows, threshold: float) -> None:
                     transaction.save(record(row, hashes), encoding(vectors[row]))
             last = encoding(vectors[-1].copy())
             del vectors
+            Path("/proc/self/clear_refs").write_text("5")  # what was the most so far is forgotten
             known = Neighbours()
             with timed("groups from nothing"):
                 found = stars(store, known, threshold)
