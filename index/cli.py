@@ -48,6 +48,7 @@ LEFT_OUT: Final = 1
 REFUSED: Final = 2
 
 _GROUPS_AT_A_TIME: Final = 1000
+_VERIFIED_AT_A_TIME: Final = 20  # a second look takes some hundredths of a second a pair
 _BAR_SECONDS: Final = 0.2 if sys.stderr.isatty() else 30.0  # elsewhere, seldom
 
 
@@ -190,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--verify",
         action="store_true",
-        help="give every match a second look, unless bytes or pixels are equal",
+        help="give every match a second look, unless bytes or pixels are equal; what it refuses "
+        "leaves its group",
     )
     command.add_argument(
         "--report", type=Path, metavar="FILE", help="write a page with all pictures, one HTML file"
@@ -758,9 +760,7 @@ def _duplicates(options: argparse.Namespace) -> int:
     with Catalog(options.data).open(options.collection) as collection:
         threshold = _threshold(options, collection)
         rate = collection.calibration.rate_at(threshold)
-        groups = list(_all_groups(collection, threshold, options.keep))
-        if options.verify:
-            groups = [collection.look_again(group) for group in _shown(groups, "second look")]
+        groups = list(_all_groups(collection, threshold, options.keep, verify=options.verify))
         images = sum(len(group.images) for group in groups)
         print(
             *map(_group_text, groups),
@@ -857,15 +857,19 @@ def _threshold(options: argparse.Namespace, collection: Collection) -> float:
         raise Refused(f"--max-false-match-rate: {error}") from error
 
 
-def _all_groups(collection: Collection, threshold: float, policy: Policy) -> Iterator[Group]:
-    cursor = None
-    while True:
-        page = collection.duplicate_groups(
-            threshold=threshold, limit=_GROUPS_AT_A_TIME, cursor=cursor, policy=policy
-        )
-        yield from page.groups
-        if (cursor := page.next_cursor) is None:
-            return
+def _all_groups(
+    collection: Collection, threshold: float, policy: Policy, *, verify: bool
+) -> Iterator[Group]:
+    cursor, limit = None, _VERIFIED_AT_A_TIME if verify else _GROUPS_AT_A_TIME
+    with tqdm(desc="groups", unit=" groups", mininterval=_BAR_SECONDS, disable=not verify) as bar:
+        while True:
+            page = collection.duplicate_groups(
+                threshold=threshold, limit=limit, cursor=cursor, policy=policy, verify=verify
+            )
+            yield from page.groups
+            bar.update(len(page.groups))
+            if (cursor := page.next_cursor) is None:
+                return
 
 
 def _size_bytes(folder: Path) -> int:

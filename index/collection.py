@@ -12,13 +12,15 @@ import re
 import shutil
 import threading
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 from pydantic import ValidationError
 
 from index import snapshots, sources, store
@@ -37,10 +39,7 @@ from index.duplicates import (
     Group,
     Keep,
     Page,
-    Star,
     describe_group,
-    find_stars,
-    first_of_kind,
     look_again,
 )
 from index.encoder import Encoder, Encoding
@@ -55,6 +54,7 @@ from index.errors import (
     InvalidVerdict,
     SourceNotFound,
     SourceUnreadable,
+    TooManyPairs,
 )
 from index.files import now, remove_abandoned, sync_folder, sync_tree
 from index.filters import EVERYTHING, Filter
@@ -62,14 +62,16 @@ from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
 from index.kept_encoders import KeptEncoders
 from index.matching import CopyQuery, Match, find_matches
+from index.neighbours import Neighbours
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
 from index.snapshots import Contents
+from index.stars import Star, find_stars, first_of_kind, stars_of
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
-from index.verdicts import Verdict
+from index.verdicts import Verdict, Verdicts
 from index.verification import Verifier
 from index.verify import Findings, verify
 
@@ -121,6 +123,8 @@ class Collection:
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
         self._verifier = Verifier(self.read)
+        self._grouping = threading.Lock()
+        self._neighbours = Neighbours()
         self._stars: tuple[tuple[int, float, Policy], list[Star]] | None = None
         self._measured: tuple[str, Measured] | None = None
         try:
@@ -430,31 +434,65 @@ class Collection:
         limit: int = 100,
         cursor: str | None = None,
         policy: Policy = DEFAULT_POLICY,
+        verify: bool = False,
     ) -> Page:
         """Groups of images that are copies of each other, in the order of the groups' ids.
 
         The score of a pair is its cosine less the larger of its two offsets. Each member of a
         group matches the one to keep directly; so chains of look-alikes do not merge. The groups
         do not depend on the order in which images came. ``policy`` says which one to keep.
+
+        ``verify`` gives the page's pairs a second look. What it refuses leaves the group, and is
+        grouped again among itself: so a group may come as several in its place, or not at all, and
+        ``limit`` counts those before the look, which cursors go by.
         """
-        with self.store.read() as snapshot:
+        with self._grouping, self.store.read() as snapshot:
             moment, verdicts = (snapshot.version(), threshold, policy), snapshot.verdicts()
-            known = self._stars
-            if known is None or known[0] != moment:
-                found = find_stars(snapshot.present(), threshold, verdicts, policy)
-                known = self._stars = (moment, found)
-            stars = [star for star in known[1] if cursor is None or star.id > cursor][: limit + 1]
+            if self._stars is None or self._stars[0] != moment:
+                self._stars = moment, self._grouped(snapshot, threshold, verdicts, policy)
+            known = self._stars[1]
+            start = bisect_right(known, cursor or "", key=lambda star: star.id)
+            stars = known[start : start + limit]
             keys = [key for star in stars for key in star.keys]
             items = snapshot.items_of(keys)
         calibration = self.calibration
-        groups = tuple(
-            describe_group(star, items, calibration, verdicts, policy) for star in stars[:limit]
-        )
-        return Page(groups, groups[-1].id if len(stars) > limit else None)
+        groups: Iterable[Group] = [
+            describe_group(star, items, calibration, verdicts, policy) for star in stars
+        ]
+        if verify:
+            groups = chain(*(self._verified(group, threshold, policy) for group in groups))
+        more = start + limit < len(known)
+        return Page(tuple(groups), stars[-1].id if more else None)
 
-    def look_again(self, group: Group) -> Group:
-        """The group with a second look's evidence; see ``index.duplicates.look_again``."""
-        return look_again(group, self._verifier)
+    def _grouped(
+        self, snapshot: Snapshot, threshold: float, verdicts: Verdicts, policy: Policy
+    ) -> list[Star]:
+        try:
+            near = self._neighbours.near(snapshot, threshold)
+        except TooManyPairs:  # then stars are made as they are found
+            return find_stars(snapshot.present(), threshold, verdicts, policy)
+        keys = np.union1d(near.one, near.other).tolist()
+        images = {*snapshot.twins(), *snapshot.facts_of(keys, verdicts.same)}
+        return stars_of(images, near, snapshot.vectors_of, verdicts, policy)
+
+    def _verified(self, group: Group, threshold: float, policy: Policy) -> Iterator[Group]:
+        """What a second look makes of a group: none, one, or several."""
+        unseen = [group]
+        while unseen:
+            look = look_again(unseen.pop(), self._verifier, policy)
+            yield from look.groups
+            if len(look.refused) > 1:
+                unseen += self._groups_among(look.refused, threshold, policy)
+
+    def _groups_among(
+        self, items: Iterable[Item], threshold: float, policy: Policy
+    ) -> Iterator[Group]:
+        with self.store.read() as snapshot:
+            keys, verdicts = snapshot.keys_of(item.id for item in items), snapshot.verdicts()
+            stars = find_stars(snapshot.present(keys), threshold, verdicts, policy)
+            present = snapshot.items_of(keys)
+        for star in stars:
+            yield describe_group(star, present, self.calibration, verdicts, policy)
 
     # The indexes
 

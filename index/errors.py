@@ -8,7 +8,7 @@
     │                       CollectionLocked · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
-    │                       DeedRefused · JournalError · SnapshotInvalid
+    │                       TooManyPairs · DeedRefused · JournalError · SnapshotInvalid
     │                       EncoderSwitched · MigrationRefused
     └── TrainingError       DataError · RunError · TrainingDiverged · ExportRefused
 
@@ -115,6 +115,10 @@ class InvalidVerdict(CollectionError):
 
 class TooFewImages(CollectionError):
     """A collection is too small to measure on it what was asked for."""
+
+
+class TooManyPairs(CollectionError):
+    """More images are near each other than are kept in memory at once."""
 
 
 class DeedRefused(CollectionError):

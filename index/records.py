@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,6 +123,23 @@ class Chunk:
     mtimes_ns: NDArray[np.int64]
     formats: list[str]
     encoding: Encoding
+
+
+class Facts(NamedTuple):
+    """What groups go by of a present item.
+
+    ``pixels`` is width times height, ``offset`` what its copy scores are lowered by.
+    """
+
+    key: int
+    id: str
+    sha256: str
+    pixel_sha256: str
+    pixels: int
+    size_bytes: int
+    mtime_ns: int
+    format: str
+    offset: float
 
 
 @dataclass(frozen=True)

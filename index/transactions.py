@@ -15,6 +15,7 @@ from index.errors import CollectionCorrupt, ImageNotFound
 from index.files import now
 from index.records import (
     Chunk,
+    Facts,
     Generation,
     IndexFile,
     Item,
@@ -35,6 +36,10 @@ _PAGES_AT_A_TIME: Final = 4096
 _ITEM_COLUMNS: Final = (
     "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
     " height, format, metadata, reason, updated_at"
+)
+_FACTS: Final = (
+    "key, id, sha256, pixel_sha256, width * height, size_bytes, mtime_ns, format,"
+    " descriptor_offset FROM items JOIN vectors USING (key)"
 )
 _STORED: Final = (
     "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
@@ -228,12 +233,15 @@ class Snapshot:
             raise ImageNotFound(f"image {id!r} has no vectors: {item.reason or item.state}")
         return encoding_of_rows(rows)
 
-    def present(self) -> Iterator[Chunk]:
-        """Everything that is present, a chunk at a time, by ascending key."""
+    def present(self, keys: Sequence[int] | None = None) -> Iterator[Chunk]:
+        """What is present, or what is of these keys, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
             " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format"
-            " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
+            " FROM vectors JOIN items USING (key) WHERE +state = 'present'"
+            + (" AND key IN (SELECT value FROM json_each(?))" if keys is not None else "")
+            + " ORDER BY key",
+            (json.dumps(list(keys)),) if keys is not None else (),
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             yield Chunk(
@@ -248,6 +256,39 @@ class Snapshot:
                 formats=[row[11] for row in rows],
                 encoding=encoding_of_rows(rows),
             )
+
+    def descriptors(self) -> Iterator[tuple[Keys, list[bytes], Floats, Floats]]:
+        """Keys, perceptual hashes, descriptors (n, K) and offsets (n,) of all that is present."""
+        cursor = self._connection.execute(
+            "SELECT key, perceptual, descriptor, descriptor_offset"
+            " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
+        )
+        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
+            keys, hashes, descriptors, offsets = zip(*rows, strict=True)
+            stacked = np.frombuffer(b"".join(descriptors), FLOAT).reshape(len(rows), -1)
+            yield np.array(keys), list(hashes), stacked, np.array(offsets, np.float32)
+
+    def facts_of(self, keys: Sequence[int], digests: Iterable[str] = ()) -> list[Facts]:
+        """Those of the keyed items that are present, and all with any of these SHA-256."""
+        rows = self._connection.execute(
+            f"SELECT {_FACTS} WHERE +state = 'present'"
+            " AND (key IN (SELECT value FROM json_each(:keys))"
+            " OR sha256 IN (SELECT value FROM json_each(:digests)))",
+            {"keys": json.dumps(list(keys)), "digests": json.dumps(sorted(digests))},
+        )
+        return [Facts(*row) for row in rows]
+
+    def twins(self) -> list[Facts]:
+        """Present items whose bytes or pixels another item has as well."""
+        shared = " UNION ALL ".join(
+            f"SELECT key FROM items WHERE {column} IN (SELECT {column} FROM items"
+            f" WHERE {column} != '' GROUP BY {column} HAVING count(*) > 1)"
+            for column in ("sha256", "pixel_sha256")
+        )
+        rows = self._connection.execute(
+            f"SELECT {_FACTS} WHERE +state = 'present' AND key IN ({shared})"
+        )
+        return [Facts(*row) for row in rows]
 
     def needs_blob(self, sha256: str) -> bool:
         """Whether an item still refers to these uploaded bytes."""
@@ -308,6 +349,13 @@ class Snapshot:
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             yield np.array([row[0] for row in rows], np.int64), encoding_of_rows(rows)
+
+    def shown_keys_since(self, version: int) -> Keys:
+        """Keys of what is to be found and has changed its vectors after ``version``."""
+        rows = self._connection.execute(
+            "SELECT key FROM items WHERE vector_version > ? AND +state = 'present'", (version,)
+        ).fetchall()
+        return np.array([key for (key,) in rows], np.int64)
 
     def vectors_changed_since(self, version: int) -> bool:
         """Whether an index as of ``version`` would differ from one made now."""

@@ -209,6 +209,12 @@ class GroupsQuery(Strictness):
         "of the largest file (`bytes`), saved without loss (`format`), of the `oldest` or `newest` "
         "file, or of the shortest id (`shortest-path`). Every page of a listing needs the same.",
     )
+    verify: bool = Field(
+        default=False,
+        description="Whether to give every match a second look, unless bytes or pixels are equal: "
+        "what it refuses leaves its group, and is grouped again among itself. `limit` counts "
+        "groups before that look, so a page may have a few more or less.",
+    )
 
 
 class VerdictRequest(Body):

@@ -37,6 +37,7 @@ from index.errors import (
     InvalidVector,
 )
 from index.files import held_alone
+from index.neighbours import Neighbours
 
 _PROJECT = Path(__file__).parent.parent
 
@@ -290,6 +291,20 @@ def test_groups_of_duplicates_page_without_gaps(collection: Collection, encoder:
     assert tuple(itertools.chain(*pages)) == whole.groups
     collection.delete("3-60")
     assert len(collection.duplicate_groups(threshold=threshold).groups) == 4
+
+
+def test_more_pairs_than_can_be_kept_make_the_same_groups(
+    collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(4):
+        for quality in (95, 80, 60):
+            put(collection, encoder, f"{seed}-{quality}", jpeg(seed, quality=quality))
+    threshold = collection.metadata.calibration.threshold_for(0.0001)
+    expected = collection.duplicate_groups(threshold=threshold)
+    assert len(expected.groups) == 4
+    monkeypatch.setattr(collection, "_neighbours", Neighbours(most=3))
+    put(collection, encoder, "another", jpeg(9))
+    assert collection.duplicate_groups(threshold=threshold) == expected
 
 
 # Other processes, and the end of this one

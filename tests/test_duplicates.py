@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from index import duplicates
+from index import stars
 from index.artifact import Calibration
-from index.duplicates import Star, describe_group, find_stars, first_of_kind
+from index.duplicates import describe_group
 from index.encoder import Encoding
 from index.records import Chunk, Item
+from index.stars import Star, find_stars, first_of_kind
 from index.verdicts import Verdicts
 
 CALIBRATION = Calibration(pairs=1000, false_match_rates=(0.1, 0.001), thresholds=(0.5, 0.8))
@@ -63,8 +64,8 @@ def groups(
     images: Sequence[Image], threshold: float, verdicts: Verdicts | None = None
 ) -> list[list[str]]:
     """The ids of each group, the one to keep first."""
-    stars = find_stars([chunk(images)] if images else [], threshold, verdicts)
-    return [[images[key - 1].id for key in star.keys] for star in stars]
+    found = find_stars([chunk(images)] if images else [], threshold, verdicts)
+    return [[images[key - 1].id for key in star.keys] for star in found]
 
 
 def cosine(degrees: float) -> float:
@@ -144,21 +145,23 @@ images_strategy = st.lists(
 )
 
 
-@given(images_strategy, st.randoms(use_true_random=False), st.sampled_from([1, 7, 1 << 22]))
+@given(
+    images_strategy, st.randoms(use_true_random=False), st.sampled_from([(1, 1), (2, 3), (256, 99)])
+)
 @settings(max_examples=40, deadline=None)
 def test_groups_are_the_same_in_any_order_of_arrival(
-    images: list[Image], random: object, scores_at_a_time: int
+    images: list[Image], random: object, tile: tuple[int, int]
 ) -> None:
     """And in any size of block, and however the images come in chunks."""
     shuffled = list(images)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     expected = groups(images, cosine(20))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duplicates, "_SCORES_AT_A_TIME", scores_at_a_time)
+        patch.setattr(stars, "_TILE", tile)
         half = len(shuffled) // 2
         chunks = [chunk(shuffled[:half]), chunk(shuffled[half:], half + 1)]
-        stars = find_stars([part for part in chunks if len(part.ids)], cosine(20))
-    assert [[shuffled[key - 1].id for key in star.keys] for star in stars] == expected
+        found = find_stars([part for part in chunks if len(part.ids)], cosine(20))
+    assert [[shuffled[key - 1].id for key in star.keys] for star in found] == expected
 
 
 @given(images_strategy)

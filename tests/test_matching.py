@@ -14,7 +14,7 @@ from pictures import put
 from PIL import Image, ImageEnhance
 
 from index.build import build
-from index.collection import Catalog, Collection, CopyQuery, Match
+from index.collection import Catalog, Collection, CopyQuery, Match, Page
 from index.encoder import Encoder
 from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash
@@ -208,6 +208,48 @@ def test_without_its_file_a_match_stands_as_it_is_and_says_so(
         (match,) = collection.copies(asked, threshold=NEVER)
         assert (match.tier, match.evidence["verified"]) == ("perceptual", False)
         assert photographs[0].name in match.evidence["reason"]
+
+
+def test_a_second_look_takes_groups_apart(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    """At a threshold that calls all pictures the same, each comes with its own copies alone."""
+    names = [path.stem for path in photographs[:4]]
+    for path in photographs[1:4]:
+        with Image.open(path) as image:
+            put(
+                collection,
+                encoder,
+                f"{path.stem} again",
+                png(image.convert("RGB").resize((300, 200))),
+            )
+    put(collection, encoder, f"{names[0]} again", png(photograph.resize((256, 128))))
+    (whole,) = collection.duplicate_groups(threshold=-2.0).groups
+    expected = sorted([name, f"{name} again"] for name in names)
+    pages: list[Page] = []
+    cursor = None
+    while not pages or cursor:
+        pages.append(
+            collection.duplicate_groups(threshold=-2.0, limit=1, cursor=cursor, verify=True)
+        )
+        cursor = pages[-1].next_cursor
+    groups = [group for page in pages for group in page.groups]
+    assert sorted(sorted(item.id for item in group.images) for group in groups) == expected
+    for group in groups:
+        assert group.id == min(item.id for item in group.images)
+        assert group.keep.id == group.images[0].id
+        assert all(match.evidence["verified"] for match in group.matches)
+    assert len(whole.images) > 2
+
+    strangers = names[:2]
+    collection.decide(strangers, "same")
+    (group,) = (
+        group
+        for group in collection.duplicate_groups(threshold=-2.0, verify=True).groups
+        if set(strangers) <= {item.id for item in group.images}
+    )
+    (said,) = (match for match in group.matches if "verdict" in match.evidence)
+    assert said.evidence["verified"] is False  # people outweigh the look, which is told
 
 
 def test_verdicts_outweigh_scores_and_outlive_names(

@@ -192,6 +192,21 @@ def test_groups_of_duplicates_come_page_by_page_with_one_to_keep(
     assert pages[0]["false_match_rate"] <= 0.001
 
 
+def test_groups_may_be_given_a_second_look(service: TestClient, photographs: list[Path]) -> None:
+    service.put("/v1/collections/looked", json={})
+    for path in photographs[:2]:
+        with Image.open(path) as image:
+            for quality in (90, 60):
+                data = jpeg(image.convert("RGB"), quality)
+                upload(service, "looked", f"{path.stem} {quality}", data)
+    route = "/v1/collections/looked/duplicates"
+    (group,) = service.get(route, params={"threshold": -2}).json()["groups"]
+    assert len(group["images"]) == 4
+    answer = service.get(route, params={"threshold": -2, "verify": True}).json()
+    found = sorted(sorted(image["id"] for image in group["images"]) for group in answer["groups"])
+    assert found == sorted([f"{path.stem} 60", f"{path.stem} 90"] for path in photographs[:2])
+
+
 def test_the_one_to_keep_is_chosen_by_a_policy(service: TestClient) -> None:
     service.put("/v1/collections/chosen", json={})
     picture = patchwork(0)

@@ -101,7 +101,11 @@ async def groups(
     bar = _bar(collection, query, looks=1)
     page = await anyio.to_thread.run_sync(
         lambda: collection.duplicate_groups(
-            threshold=bar.threshold, limit=query.limit, cursor=query.cursor, policy=query.keep
+            threshold=bar.threshold,
+            limit=query.limit,
+            cursor=query.cursor,
+            policy=query.keep,
+            verify=query.verify,
         )
     )
     return GroupsAnswer(
