@@ -37,6 +37,16 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
     return settings
 
 
+def test_without_copies_the_branch_is_not_brought_along(settings: PretrainSettings) -> None:
+    out = Path(settings.out).parent / "likeness only"
+    assert cli.main([
+        "pretrain", "--from", settings.out, "--no-copies", "--data", settings.data,
+        "--out", str(out), "--epochs", "1", "--batch-size", "16", "--device", "cpu",
+    ]) == 0  # fmt: skip
+    recorded = checkpoint.read_settings(out)
+    assert (recorded["copies"], recorded["branch_stages"]) == (False, 0)
+
+
 @pytest.mark.parametrize("kind", ["run", "encoder.onnx"])
 def test_run_and_encoder_bring_every_weight_and_their_settings(
     kind: str, settings: PretrainSettings

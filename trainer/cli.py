@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command == "pretrain":
             start = options.get("from_")
-            settings = PretrainSettings(**(inherited(Path(start)) if start else {}) | options)
+            brought = inherited(Path(start)) if start else {}
+            if options.get("copies") is False:
+                brought.pop("branch_stages", None)  # they are the descriptor's
+            settings = PretrainSettings(**brought | options)
             skipped = pretrain(settings).skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
             for id_, reason in skipped:
