@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -171,7 +172,8 @@ def beside_usearch(vectors: Floats, queries: Floats, truth: Rows) -> None:
     from usearch.index import Index
 
     start = time.process_time()
-    index = Index(
+    # Its stub forgot the setter of `expansion_search`.
+    index: Any = Index(
         ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=16, expansion_add=200
     )
     index.add(np.arange(len(vectors)), vectors, threads=1)
@@ -182,7 +184,7 @@ def beside_usearch(vectors: Floats, queries: Floats, truth: Rows) -> None:
         return rows
 
     def set_effort(effort: int) -> None:
-        index.expansion_search = effort  # type: ignore[misc]  # its stub forgot the setter
+        index.expansion_search = effort
 
     at_recall("usearch", set_effort, search, queries, truth)
 
