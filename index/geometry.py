@@ -82,7 +82,7 @@ LEAST_OF_BOTH: Final = 0.97
 LEAST_TILT: Final = 1.2
 """Between two photographs of the same things a camera tilts less, where they fit at all."""
 
-LARGEST_RESIDUAL_OF_PARTS: Final = 0.25
+LARGEST_RESIDUAL_OF_PARTS: Final = 0.2
 """Pixels of the coarser of the two pictures, where neither was tilted."""
 
 LEAST_AGREEMENT_OF_PARTS: Final = 0.9

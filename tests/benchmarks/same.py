@@ -206,7 +206,12 @@ def at_thresholds(
         ),
         default=-1,
     )
-    return [Method(f"{name} <= {distance}", distances_QB <= distance) for distance in (best, usual)]
+    return [
+        Method(
+            f"{name} <= {distance}" if distance >= 0 else f"{name}: none", distances_QB <= distance
+        )
+        for distance in (best, usual)
+    ]
 
 
 def precision(is_match_QB: Mask, lookups: Lookups) -> float:
@@ -232,12 +237,11 @@ def report(methods: Sequence[Method], lookups: Lookups, edits: Sequence[str]) ->
     )
     wrong = [int((method.is_match & ~lookups.is_true_QB).sum()) for method in methods]
     print(f"{'wrong pairs':28}" + "".join(f"{count:24,}" for count in wrong))
-    first = (methods[0].is_match & lookups.is_true_QB)[copies_Q].any(axis=1).mean()
-    ratios = [
-        first / max(1e-9, (method.is_match & lookups.is_true_QB)[copies_Q].any(axis=1).mean())
-        for method in methods
+    found = [
+        (method.is_match & lookups.is_true_QB)[copies_Q].any(axis=1).mean() for method in methods
     ]
-    print(f"{'Kindred / this, all':28}" + "".join(f"{ratio:24.2f}" for ratio in ratios))
+    ratios = [f"{found[0] / share:24.2f}" if share else f"{'-':>24}" for share in found]
+    print(f"{'Kindred / this, all':28}" + "".join(ratios))
 
 
 def draw(path: Path, method: Method, lookups: Lookups, database: Sequence[bytes]) -> None:
