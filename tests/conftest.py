@@ -19,6 +19,12 @@ def encoder_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def next_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder file of other dimensions and another input size."""
+    return tiny_encoder.build_another(tmp_path_factory.mktemp("next") / "next.onnx")
+
+
+@pytest.fixture(scope="session")
 def encoder(encoder_path: Path) -> Encoder:
     """The encoder of ``encoder_path``, on the CPU."""
     return Encoder(encoder_path, provider="cpu", threads=1)

@@ -2,7 +2,8 @@
 
 The process tells before and after each operation, so the parent knows what was acknowledged, and
 what was in flight. One of its threads puts, replaces and deletes images, changes metadata, decides
-and indexes a folder; another compacts, takes snapshots and searches meanwhile.
+and indexes a folder; another compacts, takes snapshots, searches, and lets the collection go over
+to another encoder and back meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -28,9 +29,10 @@ from pictures import jpeg
 from index.build import Progress, Settings, build
 from index.collection import Catalog, Collection
 from index.encoder import Encoder, Encoding
-from index.errors import CollectionLocked, KindredError
+from index.errors import CollectionLocked, EncoderSwitched, KindredError, MigrationRefused
 from index.files import sha256_of
 from index.image import Picture
+from index.migrate import forget, go_back, migrate
 
 Operation = tuple[Any, ...]
 """Its kind, and what it takes."""
@@ -117,31 +119,45 @@ def _after(operation: Operation, state: State) -> State:
     return after
 
 
-def write_until_killed(pipe: Connection, folder: Path, encoder_path: Path) -> None:
+class _Seen:
+    """An encoder, and what it makes of the pictures."""
+
+    def __init__(self, path: Path) -> None:
+        self.encoder = Encoder(path, provider="cpu", threads=1)
+        self.pictures = [self._encode(_picture(number)) for number in range(_PICTURES)]
+
+    def _encode(self, data: bytes) -> tuple[Picture, Encoding]:
+        picture = self.encoder.load(data)
+        return picture, self.encoder.encode(picture.pixels[np.newaxis])
+
+
+def _by_encoder(paths: Iterable[Path]) -> dict[str, _Seen]:
+    """By the SHA-256 of each encoder."""
+    return {seen.encoder.sha256: seen for seen in map(_Seen, paths)}
+
+
+def write_until_killed(pipe: Connection, folder: Path, encoder_paths: tuple[Path, Path]) -> None:
     """What the process runs: takes its operations from the pipe, and tells what it does."""
-    _Writer(pipe, folder, encoder_path).run()
+    _Writer(pipe, folder, encoder_paths).run()
 
 
 class _Writer:
-    def __init__(self, pipe: Connection, folder: Path, encoder_path: Path) -> None:
+    def __init__(self, pipe: Connection, folder: Path, encoder_paths: tuple[Path, Path]) -> None:
         self._pipe = pipe
         self._telling = threading.Lock()
         self._folder = folder
         self._source = folder.parent.parent / "source"
-        self._encoder = Encoder(encoder_path, provider="cpu", threads=1)
-        self._pictures = [_encoded(self._encoder, number) for number in range(_PICTURES)]
+        self._seen = _by_encoder(encoder_paths)
 
     def run(self) -> None:
         operations, seed = self._pipe.recv()
         self._tell("writer", "begins", "opening")
-        with Collection(self._folder, self._encoder) as collection:
-            self._tell("writer", "did", "opening")
-            threading.Thread(
-                target=self._told, args=(self._keep, collection, seed), daemon=True
-            ).start()
-            self._told(self._write, collection, operations)
-            self._pipe.poll(None)  # until it is killed, or whoever would do so has gone
-            threading.Event().wait(0.01)
+        Collection(self._folder).close()
+        self._tell("writer", "did", "opening")
+        threading.Thread(target=self._told, args=(self._keep, seed), daemon=True).start()
+        self._told(self._write, operations)
+        self._pipe.poll(None)  # until it is killed, or whoever would do so has gone
+        threading.Event().wait(0.01)
 
     def _told(self, work: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -149,10 +165,11 @@ class _Writer:
         except Exception as error:
             self._tell("either", "failed", f"{type(error).__name__}: {error}")
 
-    def _write(self, collection: Collection, operations: Iterable[Operation]) -> None:
+    def _write(self, operations: Iterable[Operation]) -> None:
+        at = _Open(self._folder)
         for operation in operations:
             self._tell("writer", "begins", operation[0])
-            self._do(operation, collection)
+            at.do(partial(self._do, operation))
             self._tell("writer", "did", operation[0])
 
     def _tell(self, *words: str | int) -> None:
@@ -163,7 +180,8 @@ class _Writer:
         match operation:
             case ("put" | "replace", name, picture, number):
                 data = _picture(picture)
-                collection.put(name, data, *self._pictures[picture], {"number": number})
+                seen = self._seen[collection.encoder_sha256].pictures[picture]
+                collection.put(name, data, *seen, {"number": number})
             case ("delete", name):
                 collection.delete(name)
             case ("metadata", name, number):
@@ -185,35 +203,72 @@ class _Writer:
         def tell(progress: Progress) -> None:
             self._tell("writer", "committed", progress.done)
 
-        settings = Settings(workers=1, batch_size=2)
-        build(
-            self._source,
-            collection,
-            self._encoder,
-            settings=settings,
-            prefix="file ",
-            progress=tell,
-        )
-
-    def _keep(self, collection: Collection, seed: int) -> None:
-        draw = random.Random(seed)
         while True:
-            kind = draw.choice(["compaction", "snapshot", "search"])
-            self._tell("keeper", "begins", kind)
-            if kind == "compaction":
-                with suppress(CollectionLocked):  # a build compacts at this moment
-                    collection.compact()
-            elif kind == "snapshot":
-                collection.snapshot(self._folder.parent.parent / _SNAPSHOT)
+            try:
+                build(
+                    self._source,
+                    collection,
+                    self._seen[collection.encoder_sha256].encoder,
+                    settings=Settings(workers=1, batch_size=2),
+                    prefix="file ",
+                    progress=tell,
+                )
+            except CollectionLocked:  # at the moment of a switch
+                time.sleep(0.01)
             else:
-                encoding = self._pictures[draw.randrange(_PICTURES)][1]
-                collection.search(encoding.embedding[0], top_k=5)
+                return
+
+    def _keep(self, seed: int) -> None:
+        draw = random.Random(seed)
+        at = _Open(self._folder)
+        work: dict[str, Callable[[Collection], object]] = {
+            "compaction": Collection.compact,
+            "snapshot": lambda collection: collection.snapshot(
+                self._folder.parent.parent / _SNAPSHOT
+            ),
+            "search": lambda collection: collection.search(
+                self._seen[collection.encoder_sha256]
+                .pictures[draw.randrange(_PICTURES)][1]
+                .embedding[0],
+                top_k=5,
+            ),
+            "migration": partial(self._migrate, draw),
+        }
+        while True:
+            kind = draw.choice(list(work))
+            self._tell("keeper", "begins", kind)
+            with suppress(CollectionLocked):  # a build compacts, or holds up the switch
+                at.do(work[kind])
             self._tell("keeper", "did", kind)
 
+    def _migrate(self, draw: random.Random, collection: Collection) -> None:
+        (to,) = self._seen.keys() - {collection.encoder_sha256}
+        encoder, settings = self._seen[to].encoder, Settings(workers=1, batch_size=2)
+        if draw.random() < 0.5:
+            with suppress(MigrationRefused):
+                forget(collection)
+        try:
+            go_back(collection, encoder, settings=settings)
+        except MigrationRefused:
+            migrate(collection, encoder, settings=settings)
 
-def _encoded(encoder: Encoder, number: int) -> tuple[Picture, Encoding]:
-    picture = encoder.load(_picture(number))
-    return picture, encoder.encode(picture.pixels[np.newaxis])
+
+class _Open:
+    """The collection as one thread has it open; anew where it went over to another encoder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._collection = Collection(folder)
+
+    def do(self, work: Callable[[Collection], object]) -> None:
+        while True:
+            try:
+                work(self._collection)
+            except EncoderSwitched:
+                self._collection.close()
+                self._collection = Collection(self._folder)
+            else:
+                return
 
 
 # What is made of it
@@ -229,6 +284,7 @@ class Tally:
     )
     acknowledged: Counter[str] = field(default_factory=Counter)
     snapshots: int = 0
+    switches: int = 0
     lost: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -246,17 +302,17 @@ class _Word:
 class Arena:
     """A collection whose writers are killed, one after the other; a context manager."""
 
-    def __init__(self, folder: Path, encoder_path: Path, seed: int) -> None:
+    def __init__(self, folder: Path, encoder_paths: tuple[Path, Path], seed: int) -> None:
         self.tally = Tally()
         self._draw = random.Random(seed)
         self._catalog = Catalog(folder)
-        self._encoder = Encoder(encoder_path, provider="cpu", threads=1)
-        self._encoder_path = encoder_path
-        with self._catalog.create("pictures", self._encoder) as collection:
+        self._encoder_paths = encoder_paths
+        self._seen = _by_encoder(encoder_paths)
+        self._of, _ = self._seen
+        with self._catalog.create("pictures", self._seen[self._of].encoder) as collection:
             self._folder = collection.folder
         (folder / "source").mkdir()
         self._snapshot = folder / _SNAPSHOT
-        self._pictures = [_encoded(self._encoder, number) for number in range(_PICTURES)]
         self._state: State = {}
         self._spare = self._process()
 
@@ -286,7 +342,7 @@ class Arena:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=write_until_killed, args=(theirs, self._folder, self._encoder_path), daemon=True
+            target=write_until_killed, args=(theirs, self._folder, self._encoder_paths), daemon=True
         )
         process.start()
         theirs.close()
@@ -314,7 +370,9 @@ class Arena:
 
     def _look(self, before: State, after: State, word: _Word) -> None:
         try:
-            with Collection(self._folder, self._encoder) as collection:
+            with Collection(self._folder) as collection:
+                self.tally.switches += collection.encoder_sha256 != self._of
+                self._of = collection.encoder_sha256
                 found = self._state = state_of(collection)
                 self.tally.lost += contradictions(found, before, after)
                 if word.in_flight.get("writer") == "build":
@@ -338,10 +396,15 @@ class Arena:
             data = _picture(self._number_of(_digest(found, image)))
             if image.startswith("upload ") and collection.read(image) != data:
                 yield f"{image} has other bytes"
-        for number, (_, encoding) in enumerate(self._pictures):
-            query = encoding.embedding[0]
+        of_pictures = [
+            encoding.embedding[0] for _, encoding in self._seen[collection.encoder_sha256].pictures
+        ]
+        for number, query in enumerate(of_pictures):
             hits = collection.search(query, top_k=1000)
-            anew = {image: self._cosine(query, _digest(found, image)) for image in ids}
+            anew = {
+                image: float(query @ of_pictures[self._number_of(_digest(found, image))])
+                for image in ids
+            }
             if {hit.id for hit in hits} != set(ids) or any(
                 abs(hit.score - anew[hit.id]) > 1e-5 for hit in hits
             ):
@@ -356,15 +419,12 @@ class Arena:
     def _number_of(self, sha256: str) -> int:
         return next(number for number in range(_PICTURES) if _sha256(number) == sha256)
 
-    def _cosine(self, query: Any, sha256: str) -> float:
-        return float(query @ self._pictures[self._number_of(sha256)][1].embedding[0])
-
     def _look_into_snapshot(self, states: list[State]) -> None:
         """It is whole, and of a moment between two of these states that follow each other."""
         self.tally.snapshots += 1
         try:
             self._catalog.restore("copy", self._snapshot)
-            with self._catalog.open("copy", self._encoder) as copy:
+            with self._catalog.open("copy") as copy:
                 found = state_of(copy)
                 self.tally.faults += [f"snapshot: {text}" for text in copy.verify().problems]
             self._catalog.delete("copy")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -42,15 +39,6 @@ from index.store import DATABASE, Store
 
 _PROJECT = Path(__file__).parent.parent
 SMALL = Settings(workers=2, batch_size=4)
-
-
-@pytest.fixture(scope="module")
-def next_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder file of other dimensions and another input size."""
-    folder = tmp_path_factory.mktemp("next")
-    return tiny_encoder.build(
-        folder / "next.onnx", seed=1, size=40, embedding_dim=48, descriptor_dim=24
-    )
 
 
 @pytest.fixture(scope="module")
@@ -367,41 +355,6 @@ def test_it_is_not_switched_under_an_indexing_job(
         pytest.raises(CollectionLocked, match="migration of"),
     ):
         forget(migrated)
-
-
-def test_killed_at_any_moment_it_is_of_the_old_encoder_or_the_new_and_whole(
-    catalog: Catalog,
-    collection: Collection,
-    encoder: Encoder,
-    later: Encoder,
-    encoder_path: Path,
-    next_path: Path,
-    tmp_path: Path,
-) -> None:
-    """A child goes to and fro; it is killed at random moments, and the next one goes on."""
-    for seed in range(10, 30):
-        put(collection, encoder, f"{seed}", jpeg(seed))
-    program = Path(__file__).parent / "migrations_killed.py"
-    chance = random.Random(0)
-    reached = set()
-    for _ in range(6):
-        child = subprocess.Popen(
-            [sys.executable, str(program), str(tmp_path / "data"), str(encoder_path), next_path],
-            cwd=_PROJECT,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        with child:
-            assert child.stdout is not None
-            for _ in range(chance.randrange(1, 40)):
-                assert child.stdout.readline() == "at work\n"
-            time.sleep(chance.uniform(0, 0.03))
-            child.kill()
-        with catalog.open("pictures") as found:
-            of = encoder if found.encoder_sha256 == encoder.sha256 else later
-            assert_is_of(found, of, pictures(range(30)))
-            reached.add(of.sha256)
-    assert len(reached) == 2, "the kills were too early or too late to tell anything"
 
 
 # What cannot be read

@@ -23,15 +23,19 @@ _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0"'
 _FOUR_MEGABYTES = 'mount -t tmpfs -o size=4m none "$0"'
 
 
-def test_kills_lose_nothing_and_leave_nothing_broken(tmp_path: Path, encoder_path: Path) -> None:
+def test_kills_lose_nothing_and_leave_nothing_broken(
+    tmp_path: Path, encoder_path: Path, next_path: Path
+) -> None:
     """The benchmark of the same name does this some hundred times."""
-    with Arena(tmp_path, encoder_path, seed=1) as arena:
-        while arena.tally.kills < 10:
+    with Arena(tmp_path, (encoder_path, next_path), seed=1) as arena:
+        tally = arena.tally  # on a busy machine more kills come too early to tell anything
+        while tally.kills < 10 or (tally.kills < 60 and not (tally.snapshots and tally.switches)):
             arena.kill_once()
-    assert arena.tally.lost == []
-    assert arena.tally.faults == []
-    assert arena.tally.acknowledged.total() > 20
-    assert arena.tally.snapshots > 0
+    assert tally.lost == []
+    assert tally.faults == []
+    assert tally.acknowledged.total() > 20
+    assert tally.snapshots > 0
+    assert tally.switches > 0
 
 
 def test_a_loss_would_be_told() -> None:

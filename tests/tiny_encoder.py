@@ -91,6 +91,11 @@ def build(
     return path
 
 
+def build_another(path: Path) -> Path:
+    """Write an encoder of another shape to ``path``, so that no vector of one fits the other."""
+    return build(path, size=40, embedding_dim=48, descriptor_dim=24, seed=1)
+
+
 class _Graph:
     """Nodes and constants in the making, each value under a name of its own."""
 

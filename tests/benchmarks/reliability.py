@@ -3,12 +3,13 @@
     python tests/benchmarks/reliability.py [--kills 200] [--seed 0]
 
 One thread of the process puts, replaces and deletes images, changes metadata, decides about pairs
-and indexes a folder in batches; another compacts, takes snapshots and searches meanwhile. It is
-killed by SIGKILL at a random moment, now and then a second one as well while it opens what the
-first left. Then: is every acknowledged write there, is what was in flight there whole or not at
-all, does `verify` find the index files' checksums and everything else in order, do searches give
-what a comparison with all vectors gives, are the blobs those that are needed, and does the last
-snapshot restore to one moment of what was written? The last column must be zeros.
+and indexes a folder in batches; another compacts, takes snapshots, searches, and lets the
+collection go over to another encoder and back meanwhile. It is killed by SIGKILL at a random
+moment, now and then a second one as well while it opens what the first left. Then: is every
+acknowledged write there, is what was in flight there whole or not at all, does `verify` find the
+index files' checksums and everything else in order, do searches give what a comparison with all
+vectors gives, are the blobs those that are needed, and does the last snapshot restore to one moment
+of what was written? The last column must be zeros.
 
 A kill leaves what was written in the system's cache, so this says nothing of power failures.
 """
@@ -37,14 +38,18 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     started = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Arena(Path(folder), tiny_encoder.build(Path(folder) / "tiny.onnx"), options.seed) as arena,
-        tqdm(total=options.kills, unit=" kills") as bar,
-    ):
-        while arena.tally.kills < options.kills:
-            arena.kill_once()
-            bar.update(arena.tally.kills - bar.n)
+    with tempfile.TemporaryDirectory() as folder:
+        encoders = (
+            tiny_encoder.build(Path(folder) / "tiny.onnx"),
+            tiny_encoder.build_another(Path(folder) / "next.onnx"),
+        )
+        with (
+            Arena(Path(folder), encoders, options.seed) as arena,
+            tqdm(total=options.kills, unit=" kills") as bar,
+        ):
+            while arena.tally.kills < options.kills:
+                arena.kill_once()
+                bar.update(arena.tally.kills - bar.n)
     report(arena.tally, time.monotonic() - started)
     return int(bool(arena.tally.lost or arena.tally.faults))
 
@@ -55,7 +60,7 @@ def report(tally: Tally, seconds: float) -> None:
     for thread, counter in tally.in_flight.items():
         print(f"in flight in the {thread}'s thread: ", end="")
         print(", ".join(f"{count} {kind}" for kind, count in counter.most_common()))
-    print(f"snapshots restored: {tally.snapshots}")
+    print(f"snapshots restored: {tally.snapshots}; switches of the encoder seen: {tally.switches}")
     print(f"acknowledged writes lost, or in flight and there in part: {len(tally.lost)}")
     print(f"faults of what was left: {len(tally.faults)}")
     for text in (*tally.lost, *tally.faults):
