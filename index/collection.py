@@ -229,10 +229,10 @@ class Collection:
         picture: Picture,
         encoding: Encoding,
         metadata: Mapping[str, Any] | None = None,
-    ) -> bool:
+    ) -> tuple[Item, bool]:
         """Keep an image, in place of what the id had; on return all of it is on the disk.
 
-        ``encoding`` has one row. Returns whether the id is new.
+        ``encoding`` has one row. Returns the item, and whether its id is new.
 
         Raises:
             InvalidId, InvalidMetadata, InvalidVector: nothing was stored.
@@ -260,9 +260,10 @@ class Collection:
             before = transaction.known(id)
             self._blobs.keep(draft, sha256)
             transaction.save(record, encoding)
+            item = transaction.item(id)
         if before is not None and before.source != record.source:
             self._drop_blob(before.source)
-        return before is None
+        return item, before is None
 
     def get(self, id: str) -> Item:
         """What is known of an image; ImageNotFound where there is none of that id."""
@@ -539,10 +540,14 @@ class Collection:
         return {keys[row] for row in first_of_kind(encoding, threshold)}
 
     def _drop_blob(self, source: str) -> None:
-        """Remove a blob that nothing refers to any more; other sources are left alone."""
+        """Remove a blob that nothing refers to any more; other sources are left alone.
+
+        Where that fails it stays, and a later compaction removes it: what let go of it is done,
+        and must not look refused, as it would to whoever deletes during a switch of encoders.
+        """
         kind, _, sha256 = source.partition(":")
         if kind == "blob":
-            with self.store.write() as transaction:
+            with suppress(CollectionError), self.store.write() as transaction:
                 if not transaction.needs_blob(sha256):
                     self._blobs.remove(sha256)
 

@@ -35,4 +35,5 @@ def put(
 ) -> bool:
     """Do what the service does with an upload."""
     loaded = encoder.load(data)
-    return collection.put(id, data, loaded, encoder.encode(loaded.pixels[np.newaxis]), metadata)
+    _, new = collection.put(id, data, loaded, encoder.encode(loaded.pixels[np.newaxis]), metadata)
+    return new

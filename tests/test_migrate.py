@@ -7,7 +7,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from index.errors import (
 from index.files import held_alone
 from index.migrate import Progress, abandon, forget, go_back, migrate, unfinished, way_back
 from index.store import DATABASE, Store
+from index.transactions import Transaction
 
 _PROJECT = Path(__file__).parent.parent
 SMALL = Settings(workers=2, batch_size=4)
@@ -166,6 +167,37 @@ def test_whoever_has_it_open_is_told_and_cannot_mix_vectors(
         catalog.open("pictures", encoder)
     with catalog.open("pictures", later) as migrated:
         assert_is_of(migrated, later, pictures(range(10)))
+
+
+def test_what_was_committed_before_a_switch_is_not_refused(
+    catalog: Catalog,
+    collection: Collection,
+    encoder: Encoder,
+    later: Encoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The switch falls between a deletion and the removal of the image's blob."""
+    commit = collection.store.write
+
+    @contextmanager
+    def then_switched() -> Iterator[Transaction]:
+        monkeypatch.undo()
+        with commit() as transaction:
+            yield transaction
+        with catalog.open("pictures", encoder) as elsewhere:
+            migrate(elsewhere, later, settings=SMALL)
+
+    monkeypatch.setattr(collection.store, "write", then_switched)
+    collection.delete("4")
+    assert collection.is_superseded()
+    with catalog.open("pictures", later) as migrated:
+        expected = pictures(range(10))
+        del expected["4"]
+        assert_is_of(migrated, later, expected)
+        blobs = migrated.folder / "blobs"
+        assert len(list(blobs.glob("??/*"))) == 10
+        migrated.compact()
+        assert len(list(blobs.glob("??/*"))) == 9
 
 
 def test_one_that_slept_through_there_and_back_is_right(

@@ -116,11 +116,10 @@ async def put_image(
         data = await file_bytes(form.file, service.settings.max_upload_bytes)
         encoder = await encoder_of(service, collection)
         picture, encoding = await encode(service, encoder, data)
-        new = await anyio.to_thread.run_sync(
+        item, new = await anyio.to_thread.run_sync(
             collection.put, id, data, picture, encoding, form.metadata
         )
     response.status_code = 201 if new else 200
-    item = await anyio.to_thread.run_sync(collection.get, id)
     return image_answer(request, collection, item)
 
 
