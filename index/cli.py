@@ -186,7 +186,8 @@ def _parser() -> argparse.ArgumentParser:
         "--keep",
         choices=POLICIES,
         default=DEFAULT_POLICY,
-        help="which image of a group to keep (default: the one with the most %(default)s)",
+        help="which image of a group to keep (default: the one with the most %(default)s); "
+        "metadata: the one that still says when, where and by which camera it was taken",
     )
     command.add_argument(
         "--verify",

@@ -253,6 +253,8 @@ class Collection:
             width=picture.width,
             height=picture.height,
             format=picture.format,
+            sharpness=picture.fingerprint.sharpness,
+            details=picture.details,
             metadata=metadata or {},
         )
         self.store.check_alive()
