@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from index.artifact import read_metadata
 from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
-from trainer import cli, export
+from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
+from trainer.whitening import Whitening
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -135,6 +136,35 @@ def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:
         export.export(
             export.ExportSettings(str(run), str(tmp_path / "x.onnx"), int8=True, max_int8_loss=-2.0)
         )
+
+
+def test_few_images_leave_the_whitening_as_it_was(
+    exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where training went on from an encoder file that is still there; else it says so."""
+    earlier, again, later = (tmp_path / f"{name}.onnx" for name in ("earlier", "again", "later"))
+    shutil.copy(exported, earlier)
+    settings = PretrainSettings(
+        data=str(pictures), out=str(tmp_path / "run"), from_=str(earlier), image_size=32,
+        width=0.125, projection_width=16, batch_size=22, epochs=1, device="cpu",
+    )  # fmt: skip
+    pretrain(settings)
+    export.export(export.ExportSettings(settings.out, str(again)))
+    assert "embedding: 33 images are too few to whiten 64 dimensions by" in capsys.readouterr().out
+    assert_equal_whitenings(start.whitenings(earlier), start.whitenings(again))
+    earlier.unlink()
+    export.export(export.ExportSettings(settings.out, str(later)))
+    said = capsys.readouterr().out
+    assert "earlier.onnx, which training started from, is not there any more" in said
+    assert "from 256 on it would be better to search with" in said
+    with pytest.raises(AssertionError):
+        assert_equal_whitenings(start.whitenings(again), start.whitenings(later))
+
+
+def assert_equal_whitenings(one: dict[str, Whitening], other: dict[str, Whitening]) -> None:
+    assert one.keys() == other.keys() == {"embedding", "descriptor"}
+    for name, whitening in one.items():
+        torch.testing.assert_close(whitening.state_dict(), other[name].state_dict())
 
 
 def test_calibration_states_the_share_of_non_matching_pairs() -> None:
