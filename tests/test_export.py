@@ -156,7 +156,7 @@ def test_few_images_leave_the_whitening_as_it_was(
     export.export(export.ExportSettings(settings.out, str(later)))
     said = capsys.readouterr().out
     assert "earlier.onnx, which training started from, is not there any more" in said
-    assert "from 256 on it would be better to search with" in said
+    assert "from 64 on it would be better to search with" in said
     with pytest.raises(AssertionError):
         assert_equal_whitenings(start.whitenings(again), start.whitenings(later))
 

@@ -35,7 +35,7 @@ from trainer.network import Network
 from trainer.pretrain import create_network
 from trainer.provenance import start_digest
 from trainer.settings import PretrainSettings, setting
-from trainer.whitening import ROWS_A_DIMENSION, Whitening
+from trainer.whitening import Whitening
 
 LEAST_COSINE = 0.9999
 """Between the file's vectors and the network's, on every image that is tried."""
@@ -142,8 +142,7 @@ def _whitening(
     sample_ND: Tensor, width: int | None, name: str, earlier: Mapping[str, Whitening]
 ) -> Whitening:
     images, dimensions = sample_ND.shape
-    needed = ROWS_A_DIMENSION * dimensions
-    if images < needed:
+    if images < dimensions:  # they do not even span them; see EXPERIMENTS.md
         few = f"{images:,} images are too few to whiten {dimensions:,} dimensions by"
         found = earlier.get(name)
         if (
@@ -153,7 +152,7 @@ def _whitening(
         ):
             print(f"{name}: {few}, so it is whitened as by the encoder before")
             return found
-        print(f"{name}: {few}; from {needed:,} on it would be better to search with")
+        print(f"{name}: {few}; from {dimensions:,} on it would be better to search with")
     return Whitening.fitted(sample_ND, WHITENING_POWER, width)
 
 
