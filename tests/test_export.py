@@ -21,7 +21,6 @@ from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
-from trainer.whitening import Whitening
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -141,7 +140,10 @@ def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:
 def test_few_images_leave_the_whitening_as_it_was(
     exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where training went on from an encoder file that is still there; else it says so."""
+    """Where training went on from an encoder file that is still there; else it says so.
+
+    The embedding has more dimensions than there are images, the descriptor fewer.
+    """
     earlier, again, later = (tmp_path / f"{name}.onnx" for name in ("earlier", "again", "later"))
     shutil.copy(exported, earlier)
     settings = PretrainSettings(
@@ -150,21 +152,26 @@ def test_few_images_leave_the_whitening_as_it_was(
     )  # fmt: skip
     pretrain(settings)
     export.export(export.ExportSettings(settings.out, str(again)))
-    assert "embedding: 33 images are too few to whiten 64 dimensions by" in capsys.readouterr().out
-    assert_equal_whitenings(start.whitenings(earlier), start.whitenings(again))
+    said = capsys.readouterr().out
+    assert "embedding: 33 images are too few to whiten 64 dimensions by, so it is" in said
+    assert "descriptor:" not in said
+    assert kept_whitenings(earlier, again) == {"embedding"}
     earlier.unlink()
     export.export(export.ExportSettings(settings.out, str(later)))
     said = capsys.readouterr().out
     assert "earlier.onnx, which training started from, is not there any more" in said
-    assert "from 64 on it would be better to search with" in said
-    with pytest.raises(AssertionError):
-        assert_equal_whitenings(start.whitenings(again), start.whitenings(later))
+    assert "embedding: 33 images are too few to whiten 64 dimensions by; from 64 on" in said
+    assert kept_whitenings(again, later) == {"descriptor"}
 
 
-def assert_equal_whitenings(one: dict[str, Whitening], other: dict[str, Whitening]) -> None:
-    assert one.keys() == other.keys() == {"embedding", "descriptor"}
-    for name, whitening in one.items():
-        torch.testing.assert_close(whitening.state_dict(), other[name].state_dict())
+def kept_whitenings(one: Path, other: Path) -> set[str]:
+    """Which outputs two encoders whiten alike."""
+    others = start.whitenings(other)
+    return {
+        name
+        for name, whitening in start.whitenings(one).items()
+        if torch.allclose(whitening.matrix_DK, others[name].matrix_DK)
+    }
 
 
 def test_calibration_states_the_share_of_non_matching_pairs() -> None:
