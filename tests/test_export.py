@@ -41,8 +41,8 @@ def run(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run."""
     folder = tmp_path_factory.mktemp("run")
     settings = PretrainSettings(
-        data=str(pictures), out=str(folder), image_size=32, width=0.125, projection_width=16,
-        batch_size=22, epochs=2, optimizer="adamw", device="cpu",
+        data=str(pictures), out=str(folder), image_size=32, width=0.125,
+        option={"projection_width": 16}, batch_size=22, epochs=2, optimizer="adamw", device="cpu",
     )  # fmt: skip
     pretrain(settings)
     return folder
@@ -148,7 +148,7 @@ def test_few_images_leave_the_whitening_as_it_was(
     shutil.copy(exported, earlier)
     settings = PretrainSettings(
         data=str(pictures), out=str(tmp_path / "run"), from_=str(earlier), image_size=32,
-        width=0.125, projection_width=16, batch_size=22, epochs=1, device="cpu",
+        width=0.125, option={"projection_width": 16}, batch_size=22, epochs=1, device="cpu",
     )  # fmt: skip
     pretrain(settings)
     export.export(export.ExportSettings(settings.out, str(again)))

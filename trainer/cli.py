@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import types
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from index.errors import KindredError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
+from trainer.objectives import METHODS
+from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
@@ -39,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
             brought = inherited(Path(start)) if start else {}
             if options.get("copies") is False:
                 brought.pop("branch_stages", None)  # they are the descriptor's
+            options["option"] = dict(options.get("option", ()))
             settings = PretrainSettings(**brought | options)
             skipped = pretrain(settings).skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
@@ -72,7 +76,33 @@ def _parser() -> argparse.ArgumentParser:
         for each in fields(settings):
             _add_flag(command, each, hints[each.name])
         command.add_argument("--json", action="store_true", help="print one JSON object last")
+        if settings is PretrainSettings:
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.epilog = _methods()
     return parser
+
+
+def _methods() -> str:
+    """What ``--option`` may set: the options of each method, with its paper's values."""
+    lines = ["options of each --method, and what its paper sets:"]
+    for name, method in METHODS.items():
+        values = (f"{each.name}={each.default:g}" for each in options_of(method).values())
+        lines += textwrap.wrap(
+            f"{name}: {' '.join(values)}",
+            96,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def _number_of(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=NUMBER") from None
 
 
 def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> None:
@@ -91,6 +121,11 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
         return
     if each.default not in (None, "", MISSING):
         text += f" [{each.default}]"
+    if get_origin(hint) is dict:
+        command.add_argument(
+            flag, type=_number_of, action="append", metavar="NAME=VALUE", help=text, **common
+        )
+        return
     kind = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
     command.add_argument(flag, type=kind, help=text.replace("%", "%%"), **common)
 
