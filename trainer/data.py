@@ -118,6 +118,23 @@ def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = Non
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 
 
+def kept_images(cache: Path, fit: Fit) -> Images:
+    """What an earlier run decoded, without a look at the source, which may be gone.
+
+    Raises:
+        RunError: the cache is gone, damaged, or of another fit.
+    """
+    try:
+        done = _Progress(**json.loads((cache / PROGRESS).read_text()))
+        pixels = np.memmap(
+            cache / PIXELS, np.uint8, "r", shape=(len(done.labels), fit.size, fit.size, 3)
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{cache} does not hold the decoded images of a run: {error}") from error
+    labels = np.array(done.labels, np.str_)
+    return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
+
+
 def _first(skipped: list[tuple[str, str]]) -> str:
     return f"; the first left out: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
 

@@ -1,0 +1,158 @@
+"""What is shown with pictures: the map of the sample, and nearest neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.report.layout import layout, on_a_square, turned_onto
+from trainer.report.measures import OUTPUTS, Measured
+from trainer.report.run import Run
+from trainer.report.sample import Sample
+from trainer.report.sheet import Sheet
+from trainer.report.words import key, name, section, text
+
+MOST_SHOWN = 1000
+"""Pictures of the sample that the page holds."""
+QUERIES, NEIGHBOURS = 12, 6
+TILE = 0.052
+"""Side of a picture on the map, of the map's; the others are dots."""
+MOST_IN_LEGEND = 24
+
+
+def maps(
+    runs: Sequence[Run], found: Sequence[Measured | None], sample: Sample, sheet: Sheet, seed: int
+) -> str:
+    """A map for each run, in which the same picture can be found in both."""
+    colours = _colours(sample, sheet)
+    drawn, first = [], None
+    for number, (run, measured) in enumerate(zip(runs, found, strict=True)):
+        if measured is None:
+            continue
+        places = layout(measured.vectors["embedding"][:MOST_SHOWN].numpy(), seed)
+        first, places = (places, places) if first is None else (first, turned_onto(places, first))
+        points = _points(on_a_square(places), sheet, colours)
+        style = "map" if sample.labels is None else "map classes"
+        title = f"<h3>{key(number, run.name)}</h3>" if len(runs) > 1 else ""
+        drawn.append(
+            f'<div>{title}<div class="{style}" tabindex="0" role="group" '
+            f'aria-label="Map of the pictures by {text(run.name)}; arrow keys go through them">'
+            f"{points}</div></div>\n"
+        )
+    names = "".join(
+        f"<li>{name(each)}{label}</li>"
+        for each, label in zip(sample.names[:MOST_SHOWN], _labels(sample), strict=False)
+    )
+    note = (
+        "Pictures with like embeddings stand together (t-SNE): who stands beside whom has a "
+        "meaning, distances across the map and the size of a cluster have none. Point or tap to "
+        "see a picture."
+    )
+    if len(drawn) > 1:
+        note += " The second map is turned to lie on the first, and a picture is marked in both."
+    body = f'<div class="maps">\n{"".join(drawn)}</div>\n{_legend(sample)}'
+    size = f'data-columns="{sheet.columns}" data-rows="{sheet.rows}"'
+    body += f'<ol id="names" {size} hidden>{names}</ol>\n'
+    return section("map", "Map", note, body)
+
+
+def _points(square_N2: NDArray[np.float64], sheet: Sheet, colours: list[str]) -> str:
+    """Dots, and over them pictures wherever one fits that covers no other."""
+    inside = TILE / 2 + (1 - TILE) * square_N2
+    tiled: list[int] = []
+    for row, place in enumerate(inside):
+        if not tiled or np.abs(inside[tiled] - place).max(1).min() >= TILE:
+            tiled.append(row)
+    pictures, dots = [], []
+    is_tile = set(tiled)
+    for row, (x, y) in enumerate(inside):
+        where = f"left:{100 * x:.2f}%;top:{100 * y:.2f}%"
+        if row in is_tile:
+            look = f"{where};{sheet.place(row)};color:{colours[row]}"
+            pictures.append(f'<i class="{sheet.style}" data-n="{row}" style="{look}"></i>')
+        else:
+            dots.append(f'<i data-n="{row}" style="{where};background:{colours[row]}"></i>')
+    return "".join(dots + pictures)
+
+
+def _colours(sample: Sample, sheet: Sheet) -> list[str]:
+    """Of each picture: its class's, or without classes its own mean."""
+    if sample.labels is None:
+        return sheet.colours
+    by_class = {label: _colour(row) for row, label in enumerate(_classes(sample))}
+    return [by_class[str(label)] for label in sample.labels[:MOST_SHOWN]]
+
+
+def _colour(number: int) -> str:
+    """One of a class: by the golden angle, so that those of neighbours differ most."""
+    return f"hsl({number * 137.508 % 360:.0f} 65% {(45, 60)[number % 2]}%)"
+
+
+def _classes(sample: Sample) -> list[str]:
+    return [] if sample.labels is None else [str(each) for each in np.unique(sample.labels)]
+
+
+def _legend(sample: Sample) -> str:
+    classes = _classes(sample)
+    if not 0 < len(classes) <= MOST_IN_LEGEND:
+        return ""
+    entries = "".join(
+        f'<li><i style="background:{_colour(row)}"></i>{name(label)}</li>'
+        for row, label in enumerate(classes)
+    )
+    return f'<ul class="legend">{entries}</ul>\n'
+
+
+def _labels(sample: Sample) -> list[str]:
+    """What stands behind each picture's name."""
+    if sample.labels is None:
+        return [""] * len(sample)
+    return [f" <b>{name(str(label))}</b>" for label in sample.labels]
+
+
+def neighbours(
+    runs: Sequence[Run], found: Sequence[Measured | None], sample: Sample, sheet: Sheet
+) -> str:
+    """The nearest of some pictures by each output of each run."""
+    parts = []
+    for number, (run, measured) in enumerate(zip(runs, found, strict=True)):
+        if measured is None:
+            continue
+        for output in OUTPUTS:
+            x_ND = measured.vectors[output][:MOST_SHOWN].numpy()
+            whose = f" {key(number, run.name)}" if len(runs) > 1 else ""
+            parts.append(f"<div><h3>by {output}{whose}</h3>{_grid(x_ND, sample, sheet)}</div>\n")
+    note = (
+        "The first of each row is the query; under its nearest stands the cosine. The embedding "
+        "is for likeness, the descriptor for copies."
+    )
+    if sample.labels is not None:
+        note += " A line under a picture says that it is of the query's class."
+    return section(
+        "neighbours", "Nearest neighbours", note, f'<div class="grids">{"".join(parts)}</div>\n'
+    )
+
+
+def _grid(x_ND: NDArray[np.float32], sample: Sample, sheet: Sheet) -> str:
+    rows = []
+    for query in range(min(QUERIES, len(x_ND))):
+        cosines = x_ND @ x_ND[query]
+        cosines[query] = -np.inf
+        nearest = np.argsort(-cosines, kind="stable")[: min(NEIGHBOURS, len(x_ND) - 1)]
+        cells = [_tile(query, sample, sheet, "", "query")]
+        for row in nearest:
+            labels = sample.labels
+            same = labels is not None and labels[row] == labels[query]
+            caption = f"{cosines[row]:.2f}"
+            cells.append(_tile(int(row), sample, sheet, caption, "same" if same else ""))
+        rows.append(f"<li>{''.join(cells)}</li>")
+    return f'<ol class="rows">{"".join(rows)}</ol>'
+
+
+def _tile(row: int, sample: Sample, sheet: Sheet, caption: str, style: str) -> str:
+    label = text(sample.names[row])
+    says = f'role="img" aria-label="{label}" title="{label}"'
+    picture = f'<i class="{sheet.style}" {says} style="{sheet.place(row)}"></i>'
+    return f'<span class="{style}">{picture}{caption}</span>'
