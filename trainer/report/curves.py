@@ -11,12 +11,12 @@ from trainer.report.run import Run
 from trainer.report.words import section, text
 
 TITLES = {
-    "knn": "kNN accuracy",
+    "knn": "kNN accuracy, %",
     "loss": "loss",
     "loss_contrast": "loss of the method",
     "loss_copies": "loss of the copies",
     "learning_rate": "learning rate",
-    "spread": "spread of h (0: collapsed)",
+    "spread": "spread of h",
 }
 """Of what the journal writes, in the order of the page; other values follow by their names."""
 NOT_CURVES = {"step", "epoch", "seconds"}
@@ -44,7 +44,10 @@ def curves(runs: Sequence[Run]) -> str:
             )
     if not charts:
         return ""
-    note = "Over epochs; the figure is the last value. kNN at epoch 0 is the network as it started."
+    note = (
+        "Over epochs; the figure is the last value. kNN at epoch 0 is the network as it started; "
+        "a spread of nought is a collapse."
+    )
     return section("curves", "Curves", note, f'<div class="charts">\n{"".join(charts)}</div>\n')
 
 
@@ -59,4 +62,5 @@ def series(run: Run, name: str) -> tuple[list[float], list[float]]:
 
 def _line(number: int, run: Run, name: str) -> Line | None:
     x, y = series(run, name)
-    return Line(number, np.array(x), np.array(y)) if x else None
+    scale = 100 if name == "knn" else 1
+    return Line(number, np.array(x), scale * np.array(y)) if x else None

@@ -93,8 +93,10 @@ def _header(runs: Sequence[Run], sample: Sample | None, missing: Sequence[str]) 
         parts.append(f'{title}<ul class="totals">{totals}</ul>\n')
     if sample is not None:
         of = f"Looked at: {len(sample):,} pictures of {name(sample.source)}"
-        of += ", which it learnt from" if sample.learnt_from else ""
-        parts.append(f"<p>{of}. The page holds {min(len(sample), MOST_SHOWN):,} of them.</p>\n")
+        of += ", which it learnt from." if sample.learnt_from else "."
+        if len(sample) > MOST_SHOWN:
+            of += f" The page shows {MOST_SHOWN:,} of them."
+        parts.append(f"<p>{of}</p>\n")
     if missing:
         items = "".join(f"<li>{text(each)}</li>" for each in missing)
         parts.append(f'<div class="missing-parts"><b>Not on this page</b><ul>{items}</ul></div>\n')
@@ -114,7 +116,7 @@ def _totals(run: Run) -> dict[str, str]:
     epochs, loss = series(run, "loss")
     if loss:
         totals["loss"] = f"{loss[0]:.2f} → {loss[-1]:.2f}"
-        totals[f"of {run.recorded.get('epochs')} epochs"] = f"{epochs[-1]:.4g}"
+        totals[f"of {run.recorded.get('epochs')} epochs"] = f"{epochs[-1]:.3g}"
     if run.trained:
         totals["minutes of training"] = f"{run.trained.seconds / 60:.1f}"
     return totals

@@ -81,26 +81,26 @@ def _colours(sample: Sample, sheet: Sheet) -> list[str]:
     """Of each picture: its class's, or without classes its own mean."""
     if sample.labels is None:
         return sheet.colours
-    by_class = {label: _colour(row) for row, label in enumerate(_classes(sample))}
+    by_class = _by_class(sample.labels)
     return [by_class[str(label)] for label in sample.labels[:MOST_SHOWN]]
 
 
-def _colour(number: int) -> str:
-    """One of a class: by the golden angle, so that those of neighbours differ most."""
-    return f"hsl({number * 137.508 % 360:.0f} 65% {(45, 60)[number % 2]}%)"
-
-
-def _classes(sample: Sample) -> list[str]:
-    return [] if sample.labels is None else [str(each) for each in np.unique(sample.labels)]
+def _by_class(labels: NDArray[np.str_]) -> dict[str, str]:
+    """Colours all around the circle of hues, light and dark in turn."""
+    names = [str(each) for each in np.unique(labels)]
+    return {
+        each: f"hsl({360 * row / len(names):.0f} 65% {(42, 62)[row % 2]}%)"
+        for row, each in enumerate(names)
+    }
 
 
 def _legend(sample: Sample) -> str:
-    classes = _classes(sample)
-    if not 0 < len(classes) <= MOST_IN_LEGEND:
+    by_class = {} if sample.labels is None else _by_class(sample.labels)
+    if not 0 < len(by_class) <= MOST_IN_LEGEND:
         return ""
     entries = "".join(
-        f'<li><i style="background:{_colour(row)}"></i>{name(label)}</li>'
-        for row, label in enumerate(classes)
+        f'<li><i style="background:{colour}"></i>{name(label)}</li>'
+        for label, colour in by_class.items()
     )
     return f'<ul class="legend">{entries}</ul>\n'
 

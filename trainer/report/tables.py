@@ -10,7 +10,7 @@ from trainer.evaluate import Scores
 from trainer.report.measures import OUTPUTS, Measured
 from trainer.report.run import Run
 from trainer.report.sheet import Sheet
-from trainer.report.words import key, name, percent, section, table, text
+from trainer.report.words import columns, key, name, percent, section, table, text
 
 EXAMPLES = 3
 """Pictures that each transformation is shown on."""
@@ -31,9 +31,8 @@ Found = Sequence[Measured | None]
 def invariance(runs: Sequence[Run], found: Found, sheet: Sheet) -> str:
     """The table of transformations, with examples of each."""
     have = [(number, each) for number, each in enumerate(found) if each is not None]
-    head = ["transformation"]
-    for output in OUTPUTS:
-        head += [f"{output}: cosine", f"{output}: triples"]
+    above = "".join(f'<th colspan="2" scope="colgroup">{output}</th>' for output in OUTPUTS)
+    head = f"<tr><td></td>{above}</tr>" + columns(["", *["cosine", "triples"] * len(OUTPUTS)])
     unrelated = ["unrelated pictures"]
     for output in OUTPUTS:
         cells = [_bar(number, each.unrelated[output], 0.0) for number, each in have]
@@ -86,7 +85,9 @@ def figures(runs: Sequence[Run], found: Found) -> str:
         "RankMe: Garrido et al. 2023. kNN: 200 neighbours, temperature 0.07. Of vectors as the "
         "network makes them; export whitens them, so figures of an encoder file differ."
     )
-    return section("figures", "Figures", note, _keys(runs) + table("figures", ["", *OUTPUTS], rows))
+    return section(
+        "figures", "Figures", note, _keys(runs) + table("figures", columns(["", *OUTPUTS]), rows)
+    )
 
 
 def labels(runs: Sequence[Run], found: Found) -> str:
@@ -111,7 +112,7 @@ def labels(runs: Sequence[Run], found: Found) -> str:
         "the labels of the others: a linear probe, and weighted kNN. Each class gives at least "
         "one label."
     )
-    body = table("labels", ["labels", "linear probe", "kNN"], rows)
+    body = table("labels", columns(["labels", "linear probe", "kNN"]), rows)
     return section("labels", "With few labels", note, _keys(runs) + body)
 
 
@@ -138,7 +139,7 @@ def settings(runs: Sequence[Run]) -> str:
     names = list(dict.fromkeys(each for record in records for each in record))
     differ = [each for each in names if len({record.get(each) for record in records}) > 1]
     same = [each for each in names if each not in differ]
-    head = ["", *(key(number, run.name) for number, run in enumerate(runs))]
+    head = columns(["", *(key(row, run.name) for row, run in enumerate(runs))])
 
     def rows(chosen: Sequence[str]) -> list[list[str]]:
         return [
@@ -157,7 +158,7 @@ def settings(runs: Sequence[Run]) -> str:
     body += (
         f"<details{' open' if len(runs) == 1 else ''}><summary>{words}</summary>{folded}</details>"
     )
-    note = "As the run recorded them; `kindred-train reproduce` starts it again from these."
+    note = "As the run recorded them; kindred-train reproduce starts it again from these."
     return section("settings", "Settings and provenance", note, body)
 
 

@@ -22,17 +22,25 @@ def key(number: int, of: str) -> str:
     return f'<span class="key run-{number}">{name(of)}</span>'
 
 
-def table(style: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of HTML cells; the first of each row names it. It scrolls where it is too wide."""
-    columns = "".join(f'<th scope="col">{each}</th>' for each in head)
+def table(style: str, head: str, rows: Sequence[Sequence[str]]) -> str:
+    """A table of HTML cells, the first of each row its name; it scrolls where it is too wide.
+
+    Args:
+        head: what ``columns`` makes, or more than one such row.
+    """
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{each}</td>" for each in rest)}</tr>\n'
         for first, *rest in rows
     )
     return (
-        f'<div class="wide"><table class="{style}">\n<thead><tr>{columns}</tr></thead>\n'
+        f'<div class="wide"><table class="{style}">\n<thead>{head}</thead>\n'
         f"<tbody>\n{body}</tbody></table></div>\n"
     )
+
+
+def columns(names: Sequence[str]) -> str:
+    """The head of a table."""
+    return "<tr>" + "".join(f'<th scope="col">{each}</th>' for each in names) + "</tr>"
 
 
 def section(id: str, title: str, note: str, body: str) -> str:
@@ -45,4 +53,4 @@ def section(id: str, title: str, note: str, body: str) -> str:
 
 def percent(share: float) -> str:
     """A share of 0 to 1 in per cent."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %".replace("100.0", "100")
