@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from index.errors import RunError
 from trainer import checkpoint
@@ -29,7 +28,8 @@ def load_trained(run: Path) -> Trained:
     Raises:
         RunError: the folder is no run, has no checkpoint, or one of another network.
     """
-    settings = trained_settings(checkpoint.read_settings(run))
+    recorded, names = checkpoint.read_settings(run), PretrainSettings.__dataclass_fields__
+    settings = PretrainSettings(**{name: recorded[name] for name in names if name in recorded})
     state = checkpoint.load_checkpoint(run)
     network = create_network(settings).eval()
     try:
@@ -39,13 +39,3 @@ def load_trained(run: Path) -> Trained:
             f"{run / checkpoint.CHECKPOINT} does not fit the network that its settings describe"
         ) from error
     return Trained(settings, network, state["step"], state["seconds"])
-
-
-def trained_settings(recorded: dict[str, Any]) -> PretrainSettings:
-    """The settings among what a run recorded.
-
-    Raises:
-        RunError: they are out of range.
-    """
-    names = PretrainSettings.__dataclass_fields__
-    return PretrainSettings(**{name: recorded[name] for name in names if name in recorded})

@@ -71,7 +71,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
+    return [float(f"{number * step:.13g}") for number in range(first, last + 1)]
 
 
 def _thinned(line: Line) -> Line:

@@ -105,16 +105,30 @@ def measure(
         changed = _encoded(
             network, few, progress, lambda x, show=each.show, by=generator: show(x, by)  # type: ignore[misc]
         )  # fmt: skip
-        held = [_held(x[: len(few)], y) for x, y in zip(plain, changed, strict=True)]
-        invariance.append(Invariance(each.kind, each.name, *held))
+        both = [held(x[: len(few)], y) for x, y in zip(plain, changed, strict=True)]
+        invariance.append(Invariance(each.kind, each.name, *both))
     fractions = () if sample.labels is None else label_fractions(plain[0], sample.labels, seed)
     return Measured(
         dict(zip(OUTPUTS, plain, strict=True)),
         scores,
-        {name: _unrelated(x) for name, x in zip(OUTPUTS, plain, strict=True)},
+        {name: mean_cosine(x) for name, x in zip(OUTPUTS, plain, strict=True)},
         tuple(invariance),
         fractions,
     )
+
+
+def held(x_ND: Tensor, changed_ND: Tensor) -> Held:
+    """How vectors (N, D) of unit length hold what makes ``changed_ND`` of them."""
+    own_N1 = (x_ND * changed_ND).sum(1, keepdim=True)
+    others_NN = x_ND @ x_ND.T
+    beaten = int((own_N1 > others_NN).fill_diagonal_(False).sum())
+    return Held(float(own_N1.mean()), beaten / (len(x_ND) * (len(x_ND) - 1)))
+
+
+def mean_cosine(x_ND: Tensor) -> float:
+    """Mean cosine over all pairs of different pictures: by their sum, since rows have length 1."""
+    n = len(x_ND)
+    return float((x_ND.double().sum(0).square().sum() - n) / (n * (n - 1)))
 
 
 def examples(sample: Sample, size: int, count: int, seed: int) -> NDArray[np.uint8]:
@@ -158,19 +172,6 @@ def _fitted(x_NCPP: Tensor, size: int) -> Tensor:
 def _generator(seed: int, name: str) -> torch.Generator:
     """Of one transformation, so that every run is shown the same pictures."""
     return torch.Generator().manual_seed((seed << 32) + zlib.crc32(name.encode()))
-
-
-def _held(x_ND: Tensor, changed_ND: Tensor) -> Held:
-    own_N1 = (x_ND * changed_ND).sum(1, keepdim=True)
-    others_NN = x_ND @ x_ND.T
-    beaten = int((own_N1 > others_NN).fill_diagonal_(False).sum())
-    return Held(float(own_N1.mean()), beaten / (len(x_ND) * (len(x_ND) - 1)))
-
-
-def _unrelated(x_ND: Tensor) -> float:
-    """Mean cosine over all pairs of different pictures: by their sum, since rows have length 1."""
-    n = len(x_ND)
-    return float((x_ND.double().sum(0).square().sum() - n) / (n * (n - 1)))
 
 
 def _comparable(labels: NDArray[np.str_] | None) -> NDArray[np.str_] | None:
