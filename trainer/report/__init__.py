@@ -112,10 +112,11 @@ def _sample(
     runs: list[Run], settings: ReportSettings, scratch: Path, missing: list[str]
 ) -> Sample | None:
     """The pictures; none where no run has a network to look at them."""
-    if not any(run.trained for run in runs):
+    able = [run for run in runs if run.trained]
+    if not able:
         return None
     try:
-        sample = take_sample(runs[0], settings.data, settings.images, SEED, scratch)
+        sample = take_sample(able[0], settings.data, settings.images, SEED, scratch)
     except KindredError as error:
         if settings.data:
             raise

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.manifold import TSNE
 
 PERPLEXITY = 30.0
 
 
 def layout(x_ND: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
     """Places (N, 2) about nought for rows of unit length; N is at least 3."""
+    from sklearn.manifold import TSNE  # a second, only for those who want a map
+
     n = len(x_ND)
     if np.ptp(x_ND, axis=0).max() < 1e-6:  # all alike: there is nothing to lay out
         return np.zeros((n, 2))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from trainer.evaluate import Scores, score
 from trainer.network import Network
 from trainer.report.labels import Fraction, label_fractions
 from trainer.report.sample import Sample
-from trainer.report.transformations import transformations
+from trainer.report.transformations import Transformation, transformations
 from trainer.trained import Trained
 from trainer.views import ViewSettings, make_views
 
@@ -84,36 +85,37 @@ def measure(
         progress: is told of each batch that was encoded.
     """
     network, size = trained.network.to(device), trained.settings.image_size
+    published, few = ViewSettings.published(size), min(len(sample), MOST_TRANSFORMED)
 
     def views(which: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(seed + which)
-        settings = ViewSettings.published(size)
-        return _encoded(
-            network, sample.pixels_NPPC, progress, lambda x: make_views(x, settings, generator)
-        )
+        show = partial(make_views, settings=published, generator=generator)
+        return _encoded(network, sample, len(sample), show, progress)
 
-    plain = _encoded(network, sample.pixels_NPPC, progress, lambda x: _fitted(x, size))
+    def transformed(by: Transformation) -> list[Tensor]:
+        show = partial(by.show, generator=_generator(seed, by.name))
+        return _encoded(network, sample, few, show, progress)
+
+    plain = _encoded(network, sample, len(sample), partial(_fitted, size=size), progress)
     pair = views(0), views(1)
-    scores = {
-        output: score(plain[row], _comparable(sample.labels), (pair[0][row], pair[1][row]))
-        for row, output in enumerate(OUTPUTS)
-    }
-    few = sample.pixels_NPPC[:MOST_TRANSFORMED]
-    invariance = []
-    for each in transformations(size):
-        generator = _generator(seed, each.name)
-        changed = _encoded(
-            network, few, progress, lambda x, show=each.show, by=generator: show(x, by)  # type: ignore[misc]
-        )  # fmt: skip
-        both = [held(x[: len(few)], y) for x, y in zip(plain, changed, strict=True)]
-        invariance.append(Invariance(each.kind, each.name, *both))
-    fractions = () if sample.labels is None else label_fractions(plain[0], sample.labels, seed)
+    labels = _comparable(sample.labels)
+    invariance = [
+        Invariance(
+            each.kind,
+            each.name,
+            *(held(x[:few], y) for x, y in zip(plain, transformed(each), strict=True)),
+        )
+        for each in transformations(size)
+    ]
     return Measured(
-        dict(zip(OUTPUTS, plain, strict=True)),
-        scores,
-        {name: mean_cosine(x) for name, x in zip(OUTPUTS, plain, strict=True)},
-        tuple(invariance),
-        fractions,
+        vectors=dict(zip(OUTPUTS, plain, strict=True)),
+        scores={
+            output: score(plain[row], labels, (pair[0][row], pair[1][row]))
+            for row, output in enumerate(OUTPUTS)
+        },
+        unrelated={name: mean_cosine(x) for name, x in zip(OUTPUTS, plain, strict=True)},
+        invariance=tuple(invariance),
+        fractions=() if labels is None else label_fractions(plain[0], labels, seed),
     )
 
 
@@ -133,23 +135,27 @@ def mean_cosine(x_ND: Tensor) -> float:
 
 def examples(sample: Sample, size: int, count: int, seed: int) -> NDArray[np.uint8]:
     """The first pictures under each transformation, uint8 (T x count, S, S, 3)."""
-    few = _planes(sample.pixels_NPPC[:BATCH])
-    parts = [each.show(few, _generator(seed, each.name))[:count] for each in transformations(size)]
+    pictures = _planes(sample.pixels(0, BATCH))
+    parts = [
+        each.show(pictures, generator=_generator(seed, each.name))[:count]
+        for each in transformations(size)
+    ]
     return _bytes(torch.cat(parts)).permute(0, 2, 3, 1).numpy()
 
 
 @torch.no_grad()
 def _encoded(
     network: Network,
-    pixels_NPPC: NDArray[np.uint8],
-    progress: Callable[[int], object],
+    sample: Sample,
+    count: int,
     show: Callable[[Tensor], Tensor],
+    progress: Callable[[int], object],
 ) -> list[Tensor]:
-    """Both outputs of what ``show`` makes of the pictures, as a file of 8 bits would hold it."""
+    """Both outputs of what ``show`` makes of the first pictures, rounded to 8 bits as in files."""
     device = next(network.parameters()).device
     parts = []
-    for start in range(0, len(pixels_NPPC), BATCH):
-        shown = _bytes(show(_planes(pixels_NPPC[start : start + BATCH])))
+    for start in range(0, count, BATCH):
+        shown = _bytes(show(_planes(sample.pixels(start, min(start + BATCH, count)))))
         parts.append(network.encode(shown.permute(0, 2, 3, 1).to(device)))
         progress(1)
     return [torch.cat(each).float().cpu() for each in zip(*parts, strict=True)]

@@ -14,8 +14,11 @@ from trainer.report.measures import Measured, examples
 from trainer.report.pictures import MOST_SHOWN, maps, neighbours
 from trainer.report.run import Run
 from trainer.report.sample import Sample
-from trainer.report.sheet import MOST_SIDE, Sheet
+from trainer.report.sheet import Sheet
 from trainer.report.words import key, name, percent, text
+
+MOST_SIDE = 96
+"""Of a picture on the page, in pixels."""
 
 
 def page(
@@ -34,8 +37,9 @@ def page(
     """
     sheets, shown = [], []
     if sample is not None:
-        pictures = Sheet("picture", sample.pixels_NPPC[:MOST_SHOWN])
-        changed = Sheet("example", examples(sample, MOST_SIDE, tables.EXAMPLES, seed))
+        pictures = Sheet("picture", sample.thumbnails(MOST_SHOWN, MOST_SIDE))
+        size = min([MOST_SIDE, *(run.trained.settings.image_size for run in runs if run.trained)])
+        changed = Sheet("example", examples(sample, size, tables.EXAMPLES, seed))
         sheets = [pictures, changed]
         shown = [
             maps(runs, found, sample, pictures, seed),

@@ -61,6 +61,8 @@ def read_run(path: Path, name: str) -> Run:
 
 def caches(recorded: dict[str, Any]) -> dict[str, Fit]:
     """The folders of decoded pictures that a run keeps, and how they were fitted."""
+    if "image_size" not in recorded:
+        return {}
     size = int(recorded["image_size"])
     fits = {"data": Fit(int(recorded.get("stored_size") or 2 * size))}
     return fits | {"eval-data": Fit(size)} if recorded.get("eval_data") else fits

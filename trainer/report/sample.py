@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from index import sources
 from index.errors import KindredError, RunError
+from index.image import Fit, fit_pixels
 from trainer.data import Images, kept_images, load_images
 from trainer.report.run import Run, caches
 
@@ -19,15 +20,17 @@ class Sample:
     """Pictures in random but repeatable order, so that any first few are a sample, too.
 
     Attributes:
-        pixels_NPPC: uint8, RGB.
+        kept: where their pixels are, mapped from disk, which are read when they are looked at.
+        rows_N: which of those they are.
         names: what people know each by.
         labels: the class of each, str (N,); none where one or more have none.
         source: where they come from.
-        learnt_from: whether the first run was trained on them.
+        learnt_from: whether the run was trained on them.
         skipped: ids and reasons of those that could not be decoded.
     """
 
-    pixels_NPPC: NDArray[np.uint8]
+    kept: NDArray[np.uint8]
+    rows_N: NDArray[np.int64]
     names: tuple[str, ...]
     labels: NDArray[np.str_] | None
     source: str
@@ -36,6 +39,16 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def pixels(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Some of the pictures as they are kept, uint8 (n, P, P, 3)."""
+        pixels: NDArray[np.uint8] = self.kept[self.rows_N[start:stop]]
+        return pixels
+
+    def thumbnails(self, count: int, most_side: int) -> NDArray[np.uint8]:
+        """The first pictures made small, uint8 (n, T, T, 3)."""
+        fit = Fit(min(most_side, self.kept.shape[1]))
+        return np.stack([fit_pixels(self.kept[row], fit) for row in self.rows_N[:count]])
 
 
 def take_sample(run: Run, data: str | None, count: int, seed: int, scratch: Path) -> Sample:
@@ -85,7 +98,8 @@ def _chosen(
     rows = np.random.default_rng(seed).permutation(len(images))[:count]
     names = _names(source, images)
     return Sample(
-        images.pixels[rows],
+        images.pixels,
+        rows,
         tuple(names[row] for row in rows),
         images.labels[rows] if images.labelled else None,
         source,

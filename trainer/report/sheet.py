@@ -10,10 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from index.image import Fit, fit_pixels
-
-MOST_SIDE = 96
-"""Of a picture on the page, in pixels."""
 QUALITY = 70
 
 
@@ -22,20 +18,18 @@ class Sheet:
 
     Args:
         style: the class that a page's style gives the file to.
-        pixels_NPPC: uint8, RGB, squares.
+        pixels_NTTC: uint8, RGB.
     """
 
-    def __init__(self, style: str, pixels_NPPC: NDArray[np.uint8]) -> None:
-        self.style, count = style, len(pixels_NPPC)
+    def __init__(self, style: str, pixels_NTTC: NDArray[np.uint8]) -> None:
+        self.style, count, side = style, len(pixels_NTTC), pixels_NTTC.shape[1]
         self.columns = math.ceil(math.sqrt(count))
         self.rows = math.ceil(count / self.columns)
-        side = min(MOST_SIDE, pixels_NPPC.shape[1])
         pixels = np.zeros((self.rows * self.columns, side, side, 3), np.uint8)
-        for row, picture in enumerate(pixels_NPPC):
-            pixels[row] = fit_pixels(np.ascontiguousarray(picture), Fit(side))
+        pixels[:count] = pixels_NTTC
         self.colours = [
             f"#{red:02x}{green:02x}{blue:02x}"
-            for red, green, blue in pixels[:count].mean((1, 2)).astype(int)
+            for red, green, blue in pixels_NTTC.mean((1, 2)).astype(int)
         ]
         grid = pixels.reshape(self.rows, self.columns, side, side, 3).swapaxes(1, 2)
         buffer = io.BytesIO()

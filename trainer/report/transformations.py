@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainer.edits import EditSettings, make_edits
@@ -20,12 +19,12 @@ VIEWS, EDITS = "views, as methods learn from", "edits, as people make them"
 class Transformation:
     """A random change of pictures.
 
-    ``show`` takes uint8 (N, 3, H, W) and a generator, and gives float32 (N, 3, S, S) in 0 to 1.
+    ``show`` takes uint8 (N, 3, H, W) and a ``generator``, and gives float32 (N, 3, S, S) in 0 to 1.
     """
 
     kind: str
     name: str
-    show: Callable[[Tensor, torch.Generator], Tensor]
+    show: Callable[..., Tensor]
 
 
 def transformations(size: int) -> Iterator[Transformation]:
@@ -39,16 +38,11 @@ def transformations(size: int) -> Iterator[Transformation]:
     chosen = {"crop": replace(views, **off)}
     chosen |= {_words(name): replace(views, **off | whole | {name: 1.0}) for name in off}
     for name, settings in (chosen | {"all of SimCLR's": views}).items():
-        yield Transformation(VIEWS, name, partial(_show, make_views, settings))
+        yield Transformation(VIEWS, name, partial(make_views, settings=settings))
     edits, off = EditSettings(size), _off(EditSettings)
     alone = {_words(name): replace(edits, **off | {name: 1.0}) for name in off}
     for name, edit in (alone | {"all of SSCD's": edits}).items():
-        yield Transformation(EDITS, name, partial(_show, make_edits, edit))
-
-
-def _show(make: Any, settings: Any, images: Tensor, generator: torch.Generator) -> Tensor:
-    shown: Tensor = make(images, settings, generator)
-    return shown
+        yield Transformation(EDITS, name, partial(make_edits, settings=edit))
 
 
 def _off(kind: type[ViewSettings | EditSettings]) -> dict[str, Any]:
