@@ -434,6 +434,8 @@ def test_other_pictures_can_be_looked_at(
     [
         (["{run}", "{run}", "{run}", "--out", "page.html"], "expected the folder of one or two"),
         (["{run}"], "--out FILE.html"),
+        (["{run}", "{run}", "--out", "page.html"], "is given twice"),
+        (["{run}", "--out", "{run}/settings.json/page.html"], "could not be written"),
         (["{run}", "--out", "page.pdf"], "ends in .html"),
         (["{run}", "--out", "page.html", "--images", "3"], "at least 8"),
         (["{run}", "--out", "page.html", "--data", "/nowhere"], "/nowhere"),

@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from index.errors import KindredError, RunError
-from trainer.files import replacing
+from trainer.files import replacing, writing
 from trainer.pretrain import resolve_device
 from trainer.report.measures import BATCH, MOST_TRANSFORMED, Measured, measure
 from trainer.report.page import page
@@ -46,6 +46,8 @@ class ReportSettings:
                 f"{len(self.runs)} runs are given, expected the folder of one or two, "
                 "and --out FILE.html"
             )
+        if len({Path(each).resolve() for each in self.runs}) < len(self.runs):
+            raise RunError(f"{self.runs[0]} is given twice, expected two different runs")
         if Path(self.out).suffix not in (".html", ".htm"):
             raise RunError(f"out is {self.out!r}, expected a name that ends in .html")
         if self.images < LEAST_PICTURES:
@@ -78,7 +80,9 @@ def report(settings: ReportSettings) -> Report:
         RunError: a folder is no run, or the page cannot be written.
         DataError, SourceError: the pictures that were asked for cannot be read.
     """
-    device = torch.device(resolve_device(settings.device))
+    out, device = Path(settings.out), torch.device(resolve_device(settings.device))
+    with writing(out, "expected a name in a folder that can be written to"):
+        out.parent.mkdir(parents=True, exist_ok=True)
     paths = [Path(each) for each in settings.runs]
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
@@ -89,8 +93,6 @@ def report(settings: ReportSettings) -> Report:
         sample = _sample(runs, settings, Path(scratch), missing)
         measured = _measure(runs, sample, device)
         text = page(runs, sample, measured, missing, SEED)
-    out = Path(settings.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         file.write(text.encode())
     figures = {

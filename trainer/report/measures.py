@@ -72,6 +72,21 @@ class Measured:
     fractions: tuple[Fraction, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A run on the page that has a network, and what that makes of the sample.
+
+    Attributes:
+        number: the run's place on the page, and so its colour.
+        title: what stands for it where two runs are on the page, HTML.
+    """
+
+    number: int
+    name: str
+    title: str
+    measured: Measured
+
+
 def measure(
     trained: Trained,
     sample: Sample,

@@ -10,7 +10,7 @@ from importlib.resources import files
 
 from trainer.report import tables
 from trainer.report.curves import curves, series
-from trainer.report.measures import Measured, examples
+from trainer.report.measures import Measured, Seen, examples
 from trainer.report.pictures import MOST_SHOWN, maps, neighbours
 from trainer.report.run import Run
 from trainer.report.sample import Sample
@@ -41,12 +41,17 @@ def page(
         size = min([MOST_SIDE, *(run.trained.settings.image_size for run in runs if run.trained)])
         changed = Sheet("example", examples(sample, size, tables.EXAMPLES, seed))
         sheets = [pictures, changed]
+        seen = [
+            Seen(number, run.name, key(number, run.name) if len(runs) > 1 else "", measured)
+            for number, (run, measured) in enumerate(zip(runs, found, strict=True))
+            if measured is not None
+        ]
         shown = [
-            maps(runs, found, sample, pictures, seed),
-            neighbours(runs, found, sample, pictures),
-            tables.invariance(runs, found, changed),
-            tables.figures(runs, found),
-            tables.labels(runs, found),
+            maps(seen, sample, pictures, seed),
+            neighbours(seen, sample, pictures),
+            tables.invariance(seen, changed),
+            tables.figures(seen),
+            tables.labels(seen),
         ]
     main = "".join([curves(runs), *shown, tables.left_out(runs), tables.settings(runs)])
     return _frame(_header(runs, sample, missing) + f"<main>\n{main}</main>\n", runs, sheets)

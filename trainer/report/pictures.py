@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.report.layout import layout, on_a_square, turned_onto
-from trainer.report.measures import OUTPUTS, Measured
-from trainer.report.run import Run
+from trainer.report.measures import OUTPUTS, Seen
 from trainer.report.sample import Sample
 from trainer.report.sheet import Sheet
-from trainer.report.words import key, name, section, text
+from trainer.report.words import name, section, text
 
 MOST_SHOWN = 1000
 """Pictures of the sample that the page holds."""
@@ -22,23 +21,20 @@ TILE = 0.052
 MOST_IN_LEGEND = 24
 
 
-def maps(
-    runs: Sequence[Run], found: Sequence[Measured | None], sample: Sample, sheet: Sheet, seed: int
-) -> str:
+def maps(seen: Sequence[Seen], sample: Sample, sheet: Sheet, seed: int) -> str:
     """A map for each run, in which the same picture can be found in both."""
     colours = _colours(sample, sheet)
-    drawn, first = [], None
-    for number, (run, measured) in enumerate(zip(runs, found, strict=True)):
-        if measured is None:
-            continue
-        places = layout(measured.vectors["embedding"][:MOST_SHOWN].numpy(), seed)
-        first, places = (places, places) if first is None else (first, turned_onto(places, first))
-        points = _points(on_a_square(places), sheet, colours)
-        style = "map" if sample.labels is None else "map classes"
-        title = f"<h3>{key(number, run.name)}</h3>" if len(runs) > 1 else ""
+    style = "map" if sample.labels is None else "map classes"
+    drawn: list[str] = []
+    laid_out: list[NDArray[np.float64]] = []
+    for each in seen:
+        places = layout(each.measured.vectors["embedding"][:MOST_SHOWN].numpy(), seed)
+        laid_out.append(turned_onto(places, laid_out[0]) if laid_out else places)
+        points = _points(on_a_square(laid_out[-1]), sheet, colours)
+        title = f"<h3>{each.title}</h3>" if each.title else ""
         drawn.append(
             f'<div>{title}<div class="{style}" tabindex="0" role="group" '
-            f'aria-label="Map of the pictures by {text(run.name)}; arrow keys go through them">'
+            f'aria-label="Map of the pictures by {text(each.name)}; arrow keys go through them">'
             f"{points}</div></div>\n"
         )
     names = "".join(
@@ -112,18 +108,13 @@ def _labels(sample: Sample) -> list[str]:
     return [f" <b>{name(str(label))}</b>" for label in sample.labels]
 
 
-def neighbours(
-    runs: Sequence[Run], found: Sequence[Measured | None], sample: Sample, sheet: Sheet
-) -> str:
+def neighbours(seen: Sequence[Seen], sample: Sample, sheet: Sheet) -> str:
     """The nearest of some pictures by each output of each run."""
     parts = []
-    for number, (run, measured) in enumerate(zip(runs, found, strict=True)):
-        if measured is None:
-            continue
+    for each in seen:
         for output in OUTPUTS:
-            x_ND = measured.vectors[output][:MOST_SHOWN].numpy()
-            whose = f" {key(number, run.name)}" if len(runs) > 1 else ""
-            parts.append(f"<div><h3>by {output}{whose}</h3>{_grid(x_ND, sample, sheet)}</div>\n")
+            grid = _grid(each.measured.vectors[output][:MOST_SHOWN].numpy(), sample, sheet)
+            parts.append(f"<div><h3>by {output} {each.title}</h3>{grid}</div>\n")
     note = (
         "The first of each row is the query; under its nearest stands the cosine. The embedding "
         "is for likeness, the descriptor for copies."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from trainer.evaluate import Scores
-from trainer.report.measures import OUTPUTS, Measured
+from trainer.report.measures import OUTPUTS, Seen
 from trainer.report.run import Run
 from trainer.report.sheet import Sheet
 from trainer.report.words import columns, key, name, percent, section, table, text
@@ -25,29 +24,26 @@ MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
 }
 DIGESTS = ("data_digest", "start_digest", "code_digest")
 
-Found = Sequence[Measured | None]
 
-
-def invariance(runs: Sequence[Run], found: Found, sheet: Sheet) -> str:
+def invariance(seen: Sequence[Seen], sheet: Sheet) -> str:
     """The table of transformations, with examples of each."""
-    have = [(number, each) for number, each in enumerate(found) if each is not None]
     above = "".join(f'<th colspan="2" scope="colgroup">{output}</th>' for output in OUTPUTS)
     head = f"<tr><td></td>{above}</tr>" + columns(["", *["cosine", "triples"] * len(OUTPUTS)])
     unrelated = ["unrelated pictures"]
     for output in OUTPUTS:
-        cells = [_bar(number, each.unrelated[output], 0.0) for number, each in have]
-        unrelated += ["".join(cells), ""]
+        unrelated += [_bars(seen, [each.measured.unrelated[output] for each in seen]), ""]
     kinds: dict[str, list[list[str]]] = {}
-    for row, first in enumerate(have[0][1].invariance):
+    for row, first in enumerate(seen[0].measured.invariance):
         tiles = "".join(
             f'<i class="{sheet.style}" style="{sheet.place(row * EXAMPLES + each)}"></i>'
             for each in range(EXAMPLES)
         )
         cells = [f'{text(first.name)}<span class="examples">{tiles}</span>']
         for output in OUTPUTS:
-            helds = [(n, each, getattr(each.invariance[row], output)) for n, each in have]
-            cells.append("".join(_bar(n, h.cosine, each.unrelated[output]) for n, each, h in helds))
-            cells.append("".join(_number(n, percent(h.triples)) for n, _, h in helds))
+            helds = [getattr(each.measured.invariance[row], output) for each in seen]
+            notches = [each.measured.unrelated[output] for each in seen]
+            cells.append(_bars(seen, [held.cosine for held in helds], notches=notches))
+            cells.append(_values(seen, [percent(held.triples) for held in helds]))
         kinds.setdefault(first.kind, []).append(cells)
     tables = "".join(
         f"<h3>{text(kind)}</h3>{table('invariance', head, [unrelated, *rows])}"
@@ -58,25 +54,22 @@ def invariance(runs: Sequence[Run], found: Found, sheet: Sheet) -> str:
         "altogether, and the notch marks two unrelated pictures. Triples: how often a picture is "
         "nearer to its transformed self than to another picture."
     )
-    return section("invariance", "What it overlooks", note, _keys(runs) + tables)
+    return section("invariance", "What it overlooks", note, _titles(seen) + tables)
 
 
-def figures(runs: Sequence[Run], found: Found) -> str:
-    """Figures of both outputs."""
-    have = [(number, each) for number, each in enumerate(found) if each is not None]
+def figures(seen: Sequence[Seen]) -> str:
+    """Figures of both outputs; those of labels where there are labels."""
     rows = []
-    for measure in (each.name for each in fields(Scores) if each.name in MEASURES):
-        words, written = MEASURES[measure]
-        cells = [
-            [(n, getattr(each.scores[output], measure)) for n, each in have] for output in OUTPUTS
-        ]
-        if all(value is not None for cell in cells for _, value in cell):
-            rows.append(
-                [text(words)]
-                + ["".join(_number(n, written(value)) for n, value in cell) for cell in cells]
-            )
+    for measure, (words, written) in MEASURES.items():
+        scores = {
+            output: [getattr(each.measured.scores[output], measure) for each in seen]
+            for output in OUTPUTS
+        }
+        if None not in scores["embedding"]:
+            cells = [_values(seen, map(written, scores[output])) for output in OUTPUTS]
+            rows.append([text(words), *cells])
     widths = [
-        "".join(_number(n, str(each.vectors[output].shape[1])) for n, each in have)
+        _values(seen, [str(each.measured.vectors[output].shape[1]) for each in seen])
         for output in OUTPUTS
     ]
     rows.append(["dimensions that there are", *widths])
@@ -85,35 +78,32 @@ def figures(runs: Sequence[Run], found: Found) -> str:
         "RankMe: Garrido et al. 2023. kNN: 200 neighbours, temperature 0.07. Of vectors as the "
         "network makes them; export whitens them, so figures of an encoder file differ."
     )
-    return section(
-        "figures", "Figures", note, _keys(runs) + table("figures", columns(["", *OUTPUTS]), rows)
-    )
+    body = table("figures", columns(["", *OUTPUTS]), rows)
+    return section("figures", "Figures", note, _titles(seen) + body)
 
 
-def labels(runs: Sequence[Run], found: Found) -> str:
-    """Accuracy by share of labels."""
-    have = [
-        (number, each.fractions) for number, each in enumerate(found) if each and each.fractions
-    ]
-    if not have:
-        return ""
+def labels(seen: Sequence[Seen]) -> str:
+    """Accuracy by share of labels; nothing where there are none."""
     rows = []
-    for row, first in enumerate(have[0][1]):
-        parts = [(number, fractions[row]) for number, fractions in have]
+    for fractions in zip(*(each.measured.fractions for each in seen), strict=True):
+        share = f"{100 * fractions[0].share:g} %"
+        linear, knn = ([getattr(each, name) for each in fractions] for name in ("linear", "knn"))
         rows.append(
             [
-                f"{100 * first.share:g} %<span class=quiet>{first.labels:,} labels</span>",
-                "".join(_bar(n, each.linear, 0.0, percent(each.linear)) for n, each in parts),
-                "".join(_bar(n, each.knn, 0.0, percent(each.knn)) for n, each in parts),
+                f'{share}<span class="quiet">{fractions[0].labels:,} labels</span>',
+                _bars(seen, linear, percent),
+                _bars(seen, knn, percent),
             ]
         )
+    if not rows:
+        return ""
     note = (
         "Accuracy on a fifth of the pictures, from the embedding, by what learns from a share of "
         "the labels of the others: a linear probe, and weighted kNN. Each class gives at least "
         "one label."
     )
     body = table("labels", columns(["labels", "linear probe", "kNN"]), rows)
-    return section("labels", "With few labels", note, _keys(runs) + body)
+    return section("labels", "With few labels", note, _titles(seen) + body)
 
 
 def left_out(runs: Sequence[Run]) -> str:
@@ -122,7 +112,7 @@ def left_out(runs: Sequence[Run]) -> str:
     for number, run in enumerate(runs):
         whose = f"<h3>{key(number, run.name)}</h3>" if len(runs) > 1 else ""
         items = "".join(
-            f"<li>{name(id_)}<span class=quiet>{text(why)}</span></li>"
+            f'<li>{name(id_)}<span class="quiet">{text(why)}</span></li>'
             for id_, why in run.skipped[:MOST_LEFT_OUT]
         )
         more = len(run.skipped) - MOST_LEFT_OUT
@@ -173,19 +163,32 @@ def _flat(run: Run) -> dict[str, str]:
     return {each: str(value) for each, value in flat.items()}
 
 
-def _keys(runs: Sequence[Run]) -> str:
-    if len(runs) == 1:
-        return ""
-    return f"<p>{' '.join(key(number, run.name) for number, run in enumerate(runs))}</p>"
+def _titles(seen: Sequence[Seen]) -> str:
+    return f"<p>{' '.join(each.title for each in seen)}</p>\n" if seen[0].title else ""
 
 
-def _number(run: int, words: str) -> str:
-    return f'<span class="value run-{run}">{words}</span>'
+def _values(seen: Sequence[Seen], words: Iterable[str]) -> str:
+    return "".join(
+        f'<span class="value run-{each.number}">{value}</span>'
+        for each, value in zip(seen, words, strict=True)
+    )
 
 
-def _bar(run: int, share: float, notch: float, words: str = "") -> str:
-    """A figure of 0 to 1 over a bar of its length, with a notch at another."""
-    to, at = (100 * min(1.0, max(0.0, each)) for each in (share, notch))
-    mark = f'<b style="left:{at:.1f}%"></b>' if notch > 0 else ""
-    bar = f'<span class="bar"><i style="width:{to:.1f}%"></i>{mark}</span>'
-    return f'<span class="value run-{run}">{words or f"{share:.3f}"}{bar}</span>'
+def _bars(
+    seen: Sequence[Seen],
+    shares: Sequence[float],
+    written: Callable[[float], str] = "{:.3f}".format,
+    *,
+    notches: Sequence[float] = (),
+) -> str:
+    """Figures of 0 to 1, each over a bar of its length, perhaps with a notch at another."""
+    drawn = []
+    for share, notch in zip_longest(shares, notches):
+        mark = "" if notch is None else f'<b style="left:{_length(notch)}"></b>'
+        bar = f'<span class="bar"><i style="width:{_length(share)}"></i>{mark}</span>'
+        drawn.append(written(share) + bar)
+    return _values(seen, drawn)
+
+
+def _length(share: float) -> str:
+    return f"{100 * min(1.0, max(0.0, share)):.1f}%"
