@@ -400,13 +400,16 @@ def test_source_that_is_gone_is_not_needed(
     (copied / "settings.json").write_text(json.dumps(recorded))
     assert run(copied, "--out", tmp_path / "page.html") == cli.DONE
     assert last_object(capsys)["images"] == 36
-    assert "picture 36" in (tmp_path / "page.html").read_text("utf-8")
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert "picture 36" in text
+    assert "does not tell of all" not in text
     for cache in ("data", "eval-data"):
         shutil.rmtree(copied / cache)
     assert run(copied, "--out", tmp_path / "page.html") == cli.LEFT_OUT
     found = last_object(capsys)
     assert found["images"] == 0
     assert any("no pictures to look at" in each for each in found["missing"])
+    assert "does not tell of all" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_other_pictures_can_be_looked_at(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -126,11 +127,13 @@ def kept_images(cache: Path, fit: Fit) -> Images:
     """
     try:
         done = _Progress(**json.loads((cache / PROGRESS).read_text()))
-        pixels = np.memmap(
-            cache / PIXELS, np.uint8, "r", shape=(len(done.labels), fit.size, fit.size, 3)
-        )
+        shape = (len(done.labels), fit.size, fit.size, 3)
+        if (cache / PIXELS).stat().st_size != math.prod(shape):
+            raise ValueError("another size")
+        pixels = np.memmap(cache / PIXELS, np.uint8, "r", shape=shape)
     except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{cache} does not hold the decoded images of a run: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else "its record is of others"
+        raise RunError(f"{cache} does not hold the decoded images of a run: {why}") from error
     labels = np.array(done.labels, np.str_)
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 

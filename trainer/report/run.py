@@ -22,7 +22,8 @@ class Run:
         name: what the page calls it.
         recorded: the settings and the provenance.
         records: the lines of the log, whole ones.
-        skipped: ids and reasons of pictures that the run left out.
+        skipped: ids and reasons of pictures that the run left out, as far as it still tells.
+        tells_skipped: whether it tells of all.
         trained: the network, where there is a checkpoint that can be read.
         missing: sentences on what is not there.
     """
@@ -32,6 +33,7 @@ class Run:
     recorded: dict[str, Any]
     records: tuple[dict[str, float], ...]
     skipped: tuple[tuple[str, str], ...]
+    tells_skipped: bool
     trained: Trained | None
     missing: tuple[str, ...]
 
@@ -51,12 +53,14 @@ def read_run(path: Path, name: str) -> Run:
         missing.append(str(error))
     records = _read_log(path, missing)
     skipped: tuple[tuple[str, str], ...] = ()
+    told = len(missing)
     for folder, fit in caches(recorded).items():
         try:
             skipped += kept_images(path / folder, fit).skipped
         except KindredError as error:
             missing.append(f"which pictures were left out: {error}")
-    return Run(path, name, recorded, records, skipped, trained, tuple(missing))
+    tells_skipped = len(missing) == told
+    return Run(path, name, recorded, records, skipped, tells_skipped, trained, tuple(missing))
 
 
 def caches(recorded: dict[str, Any]) -> dict[str, Fit]:

@@ -117,7 +117,9 @@ def left_out(runs: Sequence[Run]) -> str:
         )
         more = len(run.skipped) - MOST_LEFT_OUT
         rest = f"<p>And {more:,} more.</p>" if more > 0 else ""
-        listed = f'<ul class="left-out">{items}</ul>{rest}' if items else "<p>None.</p>"
+        if not run.tells_skipped:
+            rest += "<p>The run does not tell of all any more.</p>"
+        listed = f'<ul class="left-out">{items}</ul>{rest}' if items or rest else "<p>None.</p>"
         parts.append(whose + listed)
     note = "Pictures that could not be decoded, and parts of archives that could not be read."
     return section("left-out", "Left out", note, "".join(parts))
