@@ -32,7 +32,7 @@ from index.calibrate import CalibrationSettings, Measured
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
-from index.errors import EncoderNotKept, KindredError, TooFewImages
+from index.errors import EncoderNotKept, EncoderSwitched, KindredError, TooFewImages
 from index.files import sha256_of
 from index.image import DEFAULT_MAX_PIXELS
 from index.journal import DEEDS
@@ -56,6 +56,10 @@ class Refused(Exception):
     """An option asks for what cannot be given."""
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where it ends the work as SIGINT does, so that nothing is left behind."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
@@ -65,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KindredError, Refused, OSError) as error:
         print(f"kindred-index: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt:  # the second one, or one outside of a job
+    except KeyboardInterrupt as error:  # the second one, or one outside of a job
         print("kindred-index: stopped at once", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,7 +190,8 @@ def _parser() -> argparse.ArgumentParser:
         "--keep",
         choices=POLICIES,
         default=DEFAULT_POLICY,
-        help="which image of a group to keep (default: the one with the most %(default)s)",
+        help="which image of a group to keep (default: the one with the most %(default)s); "
+        "metadata: the one that still says when, where and by which camera it was taken",
     )
     command.add_argument(
         "--verify",
@@ -381,10 +386,21 @@ def _calibrate_first(collection: Collection, options: argparse.Namespace, stop: 
 
 
 def _watch(options: argparse.Namespace) -> int:
+    with _stoppable() as stop:
+        while True:
+            try:
+                report = _watch_with_one_encoder(options, stop)
+            except EncoderSwitched as error:
+                _say(f"kindred-index: {error}")
+                options.encoder = None  # the collection keeps a copy of its new one
+            else:
+                return 128 + stop.signal if report.interrupted else DONE  # so it ends when asked to
+
+
+def _watch_with_one_encoder(options: argparse.Namespace, stop: _Stop) -> Report:
     encoder = _open_encoder(options)
     with (
         Catalog(options.data).create(options.collection, encoder) as collection,
-        _stoppable() as stop,
         _Bar(options.collection) as bar,
     ):
 
@@ -396,7 +412,7 @@ def _watch(options: argparse.Namespace) -> int:
                 line = _summary(options.collection, report).replace("\n", "; ")
                 _print(f"{datetime.now():%H:%M:%S} {line}")
 
-        report = watch(
+        return watch(
             options.source,
             collection,
             encoder,
@@ -408,7 +424,6 @@ def _watch(options: argparse.Namespace) -> int:
             warn=lambda reason: _say(f"kindred-index: waiting: {reason}"),
             stop=stop,
         )
-    return 128 + stop.signal if report.interrupted else DONE  # to be stopped is how it ends
 
 
 def _open_encoder(options: argparse.Namespace) -> Encoder:
@@ -594,8 +609,12 @@ def _told(options: argparse.Namespace, contents: Contents, where: str) -> int:
 
 @contextmanager
 def _bytes_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar of bytes done; SIGTERM ends the work as SIGINT does, so that nothing is left behind."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """A bar of bytes done, in which SIGTERM raises _Terminated."""
+
+    def terminate(_: int, __: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         with tqdm(desc=name, unit="B", unit_scale=True, mininterval=_BAR_SECONDS) as bar:
 

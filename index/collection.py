@@ -253,6 +253,8 @@ class Collection:
             width=picture.width,
             height=picture.height,
             format=picture.format,
+            sharpness=picture.fingerprint.sharpness,
+            details=picture.details,
             metadata=metadata or {},
         )
         self.store.check_alive()
@@ -626,9 +628,12 @@ class Catalog:
             raise CollectionExists(f"there is a collection {name!r} in {self._folder} already")
         with self._making(folder) as draft:
             snapshots.extract(file, draft, progress)
-            contents = snapshots.contents(draft, file.stat().st_size)
-            with Collection(draft, memory=self._memory) as collection:
-                collection.compact()
+            try:
+                contents = snapshots.contents(draft, file.stat().st_size)
+                with Collection(draft, memory=self._memory) as collection:
+                    collection.compact()
+            except CollectionCorrupt as error:  # it names a folder that is soon no more
+                raise CollectionCorrupt(str(error).replace(f"{draft}/", f"{file}: ")) from error
         return contents
 
     def delete(self, name: str) -> None:

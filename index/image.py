@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, TiffImagePlugin
 
+from index.details import Details, details_of
 from index.errors import ImageTooLarge, UnknownFormat, UnreadableImage
 from index.fingerprint import SIDE, Fingerprint, fingerprint
 
@@ -89,7 +90,7 @@ class Picture:
     """A decoded picture, fitted to the encoder's input.
 
     ``pixels`` is uint8 (S, S, 3), RGB, C-contiguous. ``width`` and ``height`` are those of the
-    original after turning it upright, in pixels.
+    original after turning it upright, in pixels. ``details`` are what its file says of it.
     """
 
     pixels: NDArray[np.uint8]
@@ -97,6 +98,7 @@ class Picture:
     height: int
     format: str
     fingerprint: Fingerprint
+    details: Details
 
 
 def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
@@ -107,11 +109,11 @@ def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pict
     """
     # Twice the target keeps the antialiased resize honest; a JPEG decodes at 1/2, 1/4 or 1/8 of
     # its size where that still leaves so much, which is several times faster on camera pictures.
-    image, name, width, height, orientation = _decode(
+    image, name, width, height, exif, orientation = _decode(
         data, draft=2 * max(fit.size, SIDE), max_pixels=max_pixels
     )
     taken = fingerprint(data, image, name, orientation)
-    return Picture(_fitted(image, fit), width, height, name, taken)
+    return Picture(_fitted(image, fit), width, height, name, taken, details_of(exif))
 
 
 def load_pixels(
@@ -155,12 +157,13 @@ def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.uint8]:
 
 
 class _Decoded(NamedTuple):
-    """The upright RGB image, and width, height and EXIF orientation of the original."""
+    """The upright RGB image, and width, height, EXIF and its orientation of the original."""
 
     image: Image.Image
     format: str
     width: int
     height: int
+    exif: Image.Exif
     orientation: int
 
 
@@ -181,14 +184,15 @@ def _decode(data: bytes, *, draft: int, max_pixels: int) -> _Decoded:
     try:
         image.draft("RGB", (draft, draft))
         image.load()
-        orientation = _orientation(image)  # after load(), which turns TIFF upright by itself
+        exif = _exif(image)
+        orientation = _orientation(exif)  # after load(), which turns TIFF upright by itself
         image = _as_rgb(image)
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
     except Exception as error:
         raise _unreadable(name, data, error) from error
     width, height = size if orientation < 5 else (size[1], size[0])  # 5 to 8 exchange the sides
-    return _Decoded(image, name, width, height, orientation)
+    return _Decoded(image, name, width, height, exif, orientation)
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:
@@ -236,13 +240,21 @@ def _format_of(data: bytes) -> str:
     )
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; damaged EXIF counts as upright, since the picture is still good."""
+def _exif(image: Image.Image) -> Image.Exif:
+    """Damaged EXIF counts as none, since the picture is still good."""
     try:
-        value = image.getexif().get(_EXIF_ORIENTATION, 1)
-        return int(value) if int(value) in range(1, 9) else 1
-    except Exception:
+        return image.getexif()
+    except Exception:  # Pillow raises nearly any type on damaged bytes
+        return Image.Exif()
+
+
+def _orientation(exif: Image.Exif) -> int:
+    """EXIF orientation 1 to 8; upright where it says nothing, or something else."""
+    try:
+        value = int(exif.get(_EXIF_ORIENTATION, 1))
+    except (TypeError, ValueError):
         return 1
+    return value if value in range(1, 9) else 1
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -163,6 +163,8 @@ class Comparison:
             width=0,
             height=0,
             format="",
+            sharpness=0.0,
+            details=0,
             metadata=_metadata(item, before),
         )
         try:
@@ -187,6 +189,8 @@ class Comparison:
             width=picture.width,
             height=picture.height,
             format=picture.format,
+            sharpness=picture.fingerprint.sharpness,
+            details=picture.details,
         )
         return Embed(*given, record, picture.pixels)
 

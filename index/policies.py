@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal, NamedTuple, get_args
 
+from index.details import Details
 from index.records import Item
 
-Policy = Literal["pixels", "bytes", "format", "oldest", "newest", "shortest-path"]
+Policy = Literal[
+    "pixels", "bytes", "format", "sharpness", "metadata", "oldest", "newest", "shortest-path"
+]
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 DEFAULT_POLICY: Final[Policy] = "pixels"
 
@@ -25,13 +28,15 @@ _FEW_COLOURS: Final = frozenset({"GIF"})
 
 
 class Traits(NamedTuple):
-    """What policies go by; ``mtime_ns`` of the file, 0 where it is not known, as of uploads."""
+    """What policies go by, as of ``index.records.Item``; ``pixels`` is width times height."""
 
     id: str
     pixels: int
     size_bytes: int
     mtime_ns: int
     format: str
+    sharpness: float
+    details: int
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,9 @@ def reason(policy: Policy, keep: Item, others: Sequence[Item]) -> str:
 
 def _traits(item: Item) -> Traits:
     pixels = item.width * item.height
-    return Traits(item.id, pixels, item.size_bytes, item.mtime_ns, item.format)
+    return Traits(
+        item.id, pixels, item.size_bytes, item.mtime_ns, item.format, item.sharpness, item.details
+    )
 
 
 def _of_those(shared: Sequence[str]) -> str:
@@ -78,6 +85,11 @@ def _of_those(shared: Sequence[str]) -> str:
 
 def _format_rank(traits: Traits) -> int:
     return (traits.format not in _WITHOUT_LOSS) + (traits.format in _FEW_COLOURS)
+
+
+def _sharpness_rank(traits: Traits) -> int:
+    """In steps of a factor of the root of two: what is less is seen by nobody."""
+    return -round(2 * math.log2(1 + traits.sharpness))
 
 
 def _day(item: Item) -> str:
@@ -99,6 +111,16 @@ _FORMAT: Final = Criterion(
     words=lambda item: f"best format ({item.format})",
     shared="an equally good format",
 )
+_SHARPNESS: Final = Criterion(
+    rank=_sharpness_rank,
+    words=lambda item: f"sharpest (its Laplacian has a variance of {item.sharpness:.0f})",
+    shared="an equal sharpness",
+)
+_METADATA: Final = Criterion(
+    rank=lambda traits: -traits.details,
+    words=lambda item: f"most metadata ({Details(item.details)})",
+    shared="equal metadata",
+)
 _OLDEST: Final = Criterion(
     rank=lambda traits: traits.mtime_ns or math.inf,
     words=lambda item: f"oldest file ({_day(item)})",
@@ -118,6 +140,8 @@ _CRITERIA: Final[dict[Policy, tuple[Criterion, ...]]] = {
     "pixels": (_PIXELS, _BYTES),
     "bytes": (_BYTES, _PIXELS),
     "format": (_FORMAT, _PIXELS, _BYTES),
+    "sharpness": (_SHARPNESS, _PIXELS, _BYTES),
+    "metadata": (_METADATA, _PIXELS, _BYTES),
     "oldest": (_OLDEST, _PIXELS, _BYTES),
     "newest": (_NEWEST, _PIXELS, _BYTES),
     "shortest-path": (_SHORTEST, _PIXELS, _BYTES),

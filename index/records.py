@@ -31,7 +31,8 @@ class Item:
     ``blob:<sha256>`` where the collection keeps them, and ``root`` the beginning that all locators
     of its source share, None of an upload. ``mtime_ns`` is when the file was last changed, in
     nanoseconds since 1970, 0 of an upload; ``updated_at`` is ISO 8601 in UTC. ``pixel_sha256`` and
-    ``perceptual_hash`` are those of ``index.fingerprint``.
+    ``perceptual_hash`` are those of ``index.fingerprint``, as is ``sharpness``; ``details`` are the
+    flags of ``index.details``. Both are 0 where they were not taken, as before there were any.
     """
 
     id: str
@@ -46,6 +47,8 @@ class Item:
     width: int
     height: int
     format: str
+    sharpness: float
+    details: int
     metadata: dict[str, Any]
     reason: str
     updated_at: str
@@ -83,6 +86,8 @@ class Record:
     width: int
     height: int
     format: str
+    sharpness: float
+    details: int
     metadata: Mapping[str, Any]
 
 
@@ -109,8 +114,8 @@ class Generation:
 class Chunk:
     """N present items in order of their keys, with all that tells them apart.
 
-    ``keys``, ``pixels`` (width times height), ``size_bytes`` and ``mtimes_ns`` are int64 (N,);
-    ``hashes`` are perceptual ones.
+    ``keys``, ``pixels`` (width times height), ``size_bytes``, ``mtimes_ns`` and ``details`` are
+    int64 (N,), ``sharpnesses`` float64 (N,); ``hashes`` are perceptual ones.
     """
 
     keys: Keys
@@ -122,6 +127,8 @@ class Chunk:
     size_bytes: NDArray[np.int64]
     mtimes_ns: NDArray[np.int64]
     formats: list[str]
+    sharpnesses: NDArray[np.float64]
+    details: NDArray[np.int64]
     encoding: Encoding
 
 
@@ -139,6 +146,8 @@ class Facts(NamedTuple):
     size_bytes: int
     mtime_ns: int
     format: str
+    sharpness: float
+    details: int
     offset: float
 
 

@@ -52,6 +52,8 @@ _POLICY_WORDS: Final[dict[Policy, str]] = {
     "pixels": "the most pixels",
     "bytes": "the largest file",
     "format": "the format that loses least",
+    "sharpness": "the sharpest",
+    "metadata": "the file that says when, where or by which camera it was taken",
     "oldest": "the oldest file",
     "newest": "the newest file",
     "shortest-path": "the shortest path",

@@ -142,6 +142,8 @@ def facts_of(chunk: Chunk) -> Iterator[Facts]:
         chunk.size_bytes.tolist(),
         chunk.mtimes_ns.tolist(),
         chunk.formats,
+        chunk.sharpnesses.tolist(),
+        chunk.details.tolist(),
         chunk.encoding.descriptor_offset.tolist(),
     )
 
@@ -162,7 +164,7 @@ class _Line:
     @classmethod
     def of(cls, images: Iterable[Facts], policy: Policy) -> _Line:
         def place(image: Facts) -> Order:
-            return order(policy, Traits(image.id, *image[4:8]))
+            return order(policy, Traits(image.id, *image[4:10]))
 
         classes = twins(images)
         leader_of = {image.key: some[0].key for some in classes for image in some}

@@ -27,7 +27,7 @@ from index.transactions import FLOAT, Snapshot, Transaction
 from index.vectors import Space
 
 DATABASE: Final = "kindred.sqlite3"
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
@@ -79,6 +79,8 @@ CREATE TABLE items (
     width          INTEGER NOT NULL,
     height         INTEGER NOT NULL,
     format         TEXT NOT NULL,
+    sharpness      REAL NOT NULL DEFAULT 0,            -- of index.fingerprint
+    details        INTEGER NOT NULL DEFAULT 0,         -- flags of index.details
     metadata       TEXT NOT NULL CHECK (json_valid(metadata)),
     reason         TEXT NOT NULL,                      -- why it is unreadable, else empty
     updated_at     TEXT NOT NULL
@@ -133,6 +135,10 @@ CREATE TABLE verdicts (
 ) STRICT;
 """,
     2: _BESIDE,
+    3: """
+ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN details INTEGER NOT NULL DEFAULT 0;
+""",
 }
 """By schema version, what leads to the next."""
 

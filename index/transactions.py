@@ -35,15 +35,15 @@ _ROWS_AT_A_TIME: Final = 2048
 _PAGES_AT_A_TIME: Final = 4096
 _ITEM_COLUMNS: Final = (
     "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
-    " height, format, metadata, reason, updated_at"
+    " height, format, sharpness, details, metadata, reason, updated_at"
 )
 _FACTS: Final = (
     "key, id, sha256, pixel_sha256, width * height, size_bytes, mtime_ns, format,"
-    " descriptor_offset FROM items JOIN vectors USING (key)"
+    " sharpness, details, descriptor_offset FROM items JOIN vectors USING (key)"
 )
 _STORED: Final = (
     "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
-    " mtime_ns, width, height, format, metadata, reason, updated_at"
+    " mtime_ns, width, height, format, sharpness, details, metadata, reason, updated_at"
 )
 
 
@@ -237,7 +237,8 @@ class Snapshot:
         """What is present, or what is of these keys, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
             "SELECT key, embedding, descriptor, descriptor_offset,"
-            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format"
+            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format,"
+            " sharpness, details"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present'"
             + (" AND key IN (SELECT value FROM json_each(?))" if keys is not None else "")
             + " ORDER BY key",
@@ -254,6 +255,8 @@ class Snapshot:
                 size_bytes=np.array([row[7] for row in rows], np.int64),
                 mtimes_ns=np.array([row[10] for row in rows], np.int64),
                 formats=[row[11] for row in rows],
+                sharpnesses=np.array([row[12] for row in rows], np.float64),
+                details=np.array([row[13] for row in rows], np.int64),
                 encoding=encoding_of_rows(rows),
             )
 
@@ -534,6 +537,8 @@ class Transaction(Snapshot):
             record.width,
             record.height,
             record.format,
+            record.sharpness,
+            record.details,
             metadata_text(record.metadata),
             reason,
             self._time,

@@ -206,8 +206,10 @@ class GroupsQuery(Strictness):
     keep: Policy = Field(
         default=DEFAULT_POLICY,
         description="Which image of a group is suggested to be kept: the one of the most `pixels`, "
-        "of the largest file (`bytes`), saved without loss (`format`), of the `oldest` or `newest` "
-        "file, or of the shortest id (`shortest-path`). Every page of a listing needs the same.",
+        "of the largest file (`bytes`), saved without loss (`format`), the sharpest (`sharpness`), "
+        "the one whose EXIF still says when, where or by which camera it was taken (`metadata`), "
+        "of the `oldest` or `newest` file, or of the shortest id (`shortest-path`). Every page of "
+        "a listing needs the same.",
     )
     verify: bool = Field(
         default=False,

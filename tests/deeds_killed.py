@@ -90,6 +90,8 @@ def item(path: Path) -> Item:
         width=1,
         height=1,
         format="JPEG",
+        sharpness=0.0,
+        details=0,
         metadata={},
         reason="",
         updated_at="",

@@ -250,7 +250,8 @@ class _Writer:
         try:
             go_back(collection, encoder, settings=settings)
         except MigrationRefused:
-            migrate(collection, encoder, settings=settings)
+            with suppress(MigrationRefused):  # where the writer has just removed a file to index
+                migrate(collection, encoder, settings=settings)
 
 
 class _Open:

@@ -56,6 +56,8 @@ def chunk(images: Sequence[Image], first_key: int = 1) -> Chunk:
         size_bytes=np.array([image.size_bytes for image in images], np.int64),
         mtimes_ns=np.array([image.mtime_ns for image in images], np.int64),
         formats=[image.format for image in images],
+        sharpnesses=np.zeros(len(images)),
+        details=np.zeros(len(images), np.int64),
         encoding=Encoding(vectors, vectors, offsets),
     )
 
@@ -202,6 +204,8 @@ def item(image: Image, width: int, height: int) -> Item:
         width=width,
         height=height,
         format=image.format,
+        sharpness=0.0,
+        details=0,
         metadata={},
         reason="",
         updated_at="2026-01-01T00:00:00Z",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from index.artifact import read_metadata
 from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
-from trainer import cli, export
+from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
@@ -135,6 +135,43 @@ def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:
         export.export(
             export.ExportSettings(str(run), str(tmp_path / "x.onnx"), int8=True, max_int8_loss=-2.0)
         )
+
+
+def test_few_images_leave_the_whitening_as_it_was(
+    exported: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where training went on from an encoder file that is still there; else it says so.
+
+    The embedding has more dimensions than there are images, the descriptor fewer.
+    """
+    earlier, again, later = (tmp_path / f"{name}.onnx" for name in ("earlier", "again", "later"))
+    shutil.copy(exported, earlier)
+    settings = PretrainSettings(
+        data=str(pictures), out=str(tmp_path / "run"), from_=str(earlier), image_size=32,
+        width=0.125, projection_width=16, batch_size=22, epochs=1, device="cpu",
+    )  # fmt: skip
+    pretrain(settings)
+    export.export(export.ExportSettings(settings.out, str(again)))
+    said = capsys.readouterr().out
+    assert "embedding: 33 images are too few to whiten 64 dimensions by, so it is" in said
+    assert "descriptor:" not in said
+    assert kept_whitenings(earlier, again) == {"embedding"}
+    earlier.unlink()
+    export.export(export.ExportSettings(settings.out, str(later)))
+    said = capsys.readouterr().out
+    assert "earlier.onnx, which training started from, is not there any more" in said
+    assert "embedding: 33 images are too few to whiten 64 dimensions by; from 64 on" in said
+    assert kept_whitenings(again, later) == {"descriptor"}
+
+
+def kept_whitenings(one: Path, other: Path) -> set[str]:
+    """Which outputs two encoders whiten alike."""
+    others = start.whitenings(other)
+    return {
+        name
+        for name, whitening in start.whitenings(one).items()
+        if torch.allclose(whitening.matrix_DK, others[name].matrix_DK)
+    }
 
 
 def test_calibration_states_the_share_of_non_matching_pairs() -> None:

@@ -48,6 +48,8 @@ def record(id: str, metadata: Json, root: str | None = None) -> Record:
         width=4,
         height=3,
         format="JPEG",
+        sharpness=0.0,
+        details=0,
         metadata=metadata,
     )
 

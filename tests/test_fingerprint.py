@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from index.fingerprint import Fingerprint, perceptual_hash
 from index.image import Fit, load, load_pixels
@@ -50,6 +50,24 @@ def with_orientation(data: bytes, orientation: int) -> bytes:
 
 def with_comment(data: bytes, text: bytes) -> bytes:
     return data[:2] + b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text + data[2:]
+
+
+def test_a_blurred_or_enlarged_picture_is_less_sharp(photographs: list[Path]) -> None:
+    """And one that was only saved again is as sharp as it was, but for a few percent."""
+    for path in photographs[:10]:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        image.thumbnail((400, 400))
+        sharp = taken(saved(image, "PNG")).sharpness
+        half = image.resize((image.width // 2, image.height // 2), Image.Resampling.BICUBIC)
+        for worse in (
+            image.filter(ImageFilter.GaussianBlur(1.5)),
+            half.resize(image.size, Image.Resampling.BICUBIC),
+            half.resize((image.width // 4, image.height // 4), Image.Resampling.BICUBIC),
+        ):
+            assert taken(saved(worse, "PNG")).sharpness < 0.75 * sharp
+        assert taken(saved(image, "JPEG", quality=95)).sharpness == pytest.approx(sharp, rel=0.15)
+    assert taken(saved(Image.new("RGB", (300, 200), "green"), "PNG")).sharpness == 0
 
 
 def test_formats_without_loss_have_one_digest(photograph: Image.Image) -> None:

@@ -632,6 +632,8 @@ def test_a_collection_of_an_earlier_release_can_migrate(
     collection.close()
     with closing(Store(collection.folder / DATABASE)) as store, store.write() as transaction:
         transaction.connection.execute("DROP TABLE beside")
+        for column in ("sharpness", "details"):
+            transaction.connection.execute(f"ALTER TABLE items DROP COLUMN {column}")
         transaction.connection.execute("PRAGMA user_version = 2")
     shutil.rmtree(collection.folder / "encoders")
     with catalog.open("pictures") as opened:

@@ -75,6 +75,8 @@ def put(store: Store, id: str, file: str, kilopixels: str) -> None:
         width=int(kilopixels) * 100,
         height=10,
         format="JPEG",
+        sharpness=0.0,
+        details=0,
         metadata={},
     )
     offset = np.array([0.05 * (number % 3)], np.float32)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.details import Details
 from index.policies import POLICIES, Order, Policy, Traits, order, reason
 from index.records import Item
 
@@ -19,6 +20,8 @@ def item(
     size_bytes: int = 10,
     mtime_ns: int = DAY,
     format: str = "JPEG",
+    sharpness: float = 100.0,
+    details: int = 0,
 ) -> Item:
     return Item(
         id=id,
@@ -33,6 +36,8 @@ def item(
         width=pixels // 10,
         height=10,
         format=format,
+        sharpness=sharpness,
+        details=details,
         metadata={},
         reason="",
         updated_at="",
@@ -40,8 +45,16 @@ def item(
 
 
 def place(policy: Policy, each: Item) -> Order:
-    pixels = each.width * each.height
-    return order(policy, Traits(each.id, pixels, each.size_bytes, each.mtime_ns, each.format))
+    traits = Traits(
+        each.id,
+        each.width * each.height,
+        each.size_bytes,
+        each.mtime_ns,
+        each.format,
+        each.sharpness,
+        each.details,
+    )
+    return order(policy, traits)
 
 
 ITEMS = st.lists(
@@ -52,6 +65,8 @@ ITEMS = st.lists(
         size_bytes=st.integers(0, 2),
         mtime_ns=st.sampled_from([0, DAY, 2 * DAY]),
         format=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]),
+        sharpness=st.sampled_from([0.0, 99.0, 100.0, 1000.0]),
+        details=st.sampled_from([0, 1, 5]),
     ),
     min_size=2,
     max_size=6,
@@ -65,6 +80,8 @@ ITEMS = st.lists(
         ("pixels", item(pixels=200), "most pixels (20 × 10)"),
         ("bytes", item(size_bytes=1234), "largest file (1,234 bytes)"),
         ("format", item(format="PNG"), "best format (PNG)"),
+        ("sharpness", item(sharpness=200.4), "sharpest (its Laplacian has a variance of 200)"),
+        ("metadata", item(details=5), "most metadata (time, camera)"),
         ("oldest", item(mtime_ns=1), "oldest file (1970-01-01)"),
         ("newest", item(mtime_ns=3 * DAY), "newest file (1970-01-04)"),
         ("shortest-path", item("a"), "shortest path (1 characters)"),
@@ -88,6 +105,19 @@ def test_a_tie_is_broken_by_what_comes_next_in_words_and_in_deed() -> None:
     assert (
         words == "first by id of those with the oldest date, the most pixels and the largest file"
     )
+
+
+def test_a_hair_sharper_is_no_reason() -> None:
+    larger, sharper = item("b", pixels=200), item("a", sharpness=103.0)
+    assert place("sharpness", larger) < place("sharpness", sharper)
+    words = "most pixels (20 × 10) of those with an equal sharpness"
+    assert reason("sharpness", larger, [sharper]) == words
+
+
+def test_when_it_was_taken_says_more_than_where_and_by_what() -> None:
+    timed, placed = item("b", details=Details.TIME), item("a", details=Details(3))
+    assert place("metadata", timed) < place("metadata", placed)
+    assert reason("metadata", timed, [placed]) == "most metadata (time)"
 
 
 def test_a_file_of_unknown_age_is_neither_the_oldest_nor_the_newest() -> None:

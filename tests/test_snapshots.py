@@ -8,18 +8,21 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from pictures import jpeg, put
 
-from index import cli
+from index import snapshots
 from index.cli import main
 from index.collection import Catalog, Collection
 from index.encoder import Encoder
@@ -290,6 +293,18 @@ def test_a_member_that_no_snapshot_has_is_refused(
     assert not (tmp_path / "data" / "escaped").exists()
 
 
+def test_one_of_a_newer_release_is_refused_by_its_own_name(
+    catalog: Catalog, file: Path, tmp_path: Path
+) -> None:
+    database, newer = tmp_path / "database", tmp_path / "newer.tar"
+    (_, data), *others, _ = members(file)
+    database.write_bytes(data)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    written(newer, [member("kindred.sqlite3", database.read_bytes()), *others])
+    refused(catalog, newer, f"{newer}: kindred.sqlite3 has schema version 99, this release reads")
+
+
 def refused(catalog: Catalog, file: Path, message: str) -> None:
     """With this message; nothing is left behind."""
     with pytest.raises((SnapshotInvalid, CollectionCorrupt)) as raised:
@@ -418,19 +433,26 @@ def test_commands_snapshot_and_restore(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_work_in_order(number: signal.Signals) -> None:
-    """As an exception, so that drafts are removed on the way out."""
+def test_a_signal_ends_the_work_in_order(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """The status says which; nothing is left behind."""
+    write = snapshots._write
 
-    def work() -> None:
-        with cli._bytes_bar("pictures") as progress:
-            progress(1, 2)
-            os.kill(os.getpid(), number)
-            time.sleep(60)
+    def write_and_get_signal(*arguments: Any) -> snapshots.Contents:
+        write(*arguments)
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+        raise AssertionError("it was not stopped")
 
+    monkeypatch.setattr(snapshots, "_write", write_and_get_signal)
+    place = tmp_path / "out"
+    place.mkdir()
     # A shell starts what it puts into the background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = ["snapshot", "--collection", "pictures", "--out", str(place / "a.tar")]
     try:
-        with pytest.raises(KeyboardInterrupt):
-            work()
+        assert main([*command, "--data", str(tmp_path / "data")]) == 128 + number
     finally:
         signal.signal(signal.SIGINT, before)
+    assert left_in(place) == []

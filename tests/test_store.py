@@ -39,7 +39,7 @@ SHARED = settings(
 
 
 def record(id: str, *, root: str | None = None, **metadata: Any) -> Record:
-    return Record(id, root, "blob:ab", "ab", "cd", b"", 10, 0, 4, 3, "JPEG", metadata)
+    return Record(id, root, "blob:ab", "ab", "cd", b"", 10, 0, 4, 3, "JPEG", 0.0, 0, metadata)
 
 
 def encoding(seed: int = 0) -> Encoding:
@@ -319,6 +319,7 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
         connection.executescript(
             "DROP INDEX items_by_pixel_sha256; ALTER TABLE items DROP COLUMN pixel_sha256;"
             "ALTER TABLE items DROP COLUMN perceptual;"
+            "ALTER TABLE items DROP COLUMN sharpness; ALTER TABLE items DROP COLUMN details;"
             "ALTER TABLE collection DROP COLUMN calibration; DROP TABLE verdicts;"
             "DROP TABLE beside;"
             "PRAGMA user_version = 1"
@@ -327,6 +328,7 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
         with closing(Store(path)) as database, database.read() as snapshot:
             item = snapshot.item("a")
             assert (item.sha256, item.pixel_sha256, item.perceptual_hash) == ("ab", "", b"")
+            assert (item.sharpness, item.details) == (0, 0)
             known = snapshot.known("a")
             assert known is not None
             assert not known.embedded

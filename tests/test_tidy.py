@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from pictures import jpeg, picture, put
-from PIL import Image
+from PIL import Image, ImageFilter
+from PIL.ExifTags import IFD, Base
 
 from index.cli import main
 from index.collection import Catalog
@@ -174,6 +175,31 @@ def test_the_policy_chooses_what_is_kept(
         assert main([*DUPLICATES, "--keep", policy]) == 0
         output, found = answer(capsys)
         assert found["groups"][0]["keep"]["id"] == kept
+        assert f"keep {kept}: {reason}" in output
+
+
+def test_what_the_picture_and_its_file_say_can_choose(
+    build: list[str], source: Path, photographs: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A large blurred copy, one that still says when it was taken, and a sharp one."""
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif)[Base.DateTimeOriginal] = "2020:01:02 03:04:05"
+    with Image.open(photographs[0]) as opened:
+        image = opened.convert("RGB").resize((480, 360))
+    image.save(source / "sharp.jpg", quality=95)
+    soft = image.filter(ImageFilter.GaussianBlur(1.5))
+    soft.save(source / "told.jpg", quality=95, exif=exif.tobytes())
+    soft.resize((960, 720)).save(source / "large.jpg", quality=95)
+    assert main(build) == 0
+    capsys.readouterr()
+    for policy, kept, reason in (
+        ("pixels", "large.jpg", "most pixels (960 × 720)"),
+        ("sharpness", "sharp.jpg", "sharpest (its Laplacian has a variance of "),
+        ("metadata", "told.jpg", "most metadata (time)"),
+    ):
+        assert main([*DUPLICATES, "--keep", policy]) == 0
+        output, found = answer(capsys)
+        assert kept in {group["keep"]["id"] for group in found["groups"]}
         assert f"keep {kept}: {reason}" in output
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -22,6 +23,7 @@ from index.collection import Catalog, Collection
 from index.encoder import Encoder
 from index.errors import SourceNotFound
 from index.files import held_alone
+from index.migrate import migrate
 from index.sources import stamps
 from index.watch import watch
 
@@ -209,13 +211,12 @@ def test_a_source_that_was_never_there_is_refused(
     assert not said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_says_a_line_a_change_and_stops_when_asked(
-    source: Path, tmp_path: Path, encoder_path: Path, number: signal.Signals
-) -> None:
+@contextmanager
+def following(source: Path, data: Path, encoder_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, which follows a source into the collection ``pictures``."""
     command = [
         *(sys.executable, "-m", "index", "watch", str(source), "--collection", "pictures"),
-        *("--encoder", str(encoder_path), "--provider", "cpu", "--data", str(tmp_path / "data")),
+        *("--encoder", str(encoder_path), "--provider", "cpu", "--data", str(data)),
         *("--json", "--every", "0.05"),
     ]
     with subprocess.Popen(
@@ -225,16 +226,39 @@ def test_the_command_says_a_line_a_change_and_stops_when_asked(
         stderr=subprocess.DEVNULL,
         text=True,
     ) as process:
-        assert process.stdout is not None
         try:
-            assert json.loads(process.stdout.readline())["added"] == 3
-            put_beside(source, 5).rename(source / "5.jpg")
-            assert json.loads(process.stdout.readline())["added"] == 1
-            source.rename(tmp_path / "away")
-            source.mkdir()
-            assert json.loads(process.stdout.readline())["gone"] == 4
-            process.send_signal(number)
-            assert process.stdout.read() == ""
-            assert process.wait(_PATIENCE_SECONDS) == 0
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_says_a_line_a_change_and_stops_when_asked(
+    source: Path, tmp_path: Path, encoder_path: Path, number: signal.Signals
+) -> None:
+    with following(source, tmp_path / "data", encoder_path) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["added"] == 3
+        put_beside(source, 5).rename(source / "5.jpg")
+        assert json.loads(process.stdout.readline())["added"] == 1
+        source.rename(tmp_path / "away")
+        source.mkdir()
+        assert json.loads(process.stdout.readline())["gone"] == 4
+        process.send_signal(number)
+        assert process.stdout.read() == ""
+        assert process.wait(_PATIENCE_SECONDS) == 0
+
+
+def test_the_command_goes_on_with_another_encoder_where_the_collection_does(
+    source: Path, tmp_path: Path, encoder_path: Path, next_path: Path
+) -> None:
+    with following(source, tmp_path / "data", encoder_path) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["added"] == 3
+        later = Encoder(next_path, provider="cpu", threads=1)
+        with Catalog(tmp_path / "data").open("pictures") as collection:
+            assert migrate(collection, later, settings=Settings(workers=1)).switched
+        put_beside(source, 5).rename(source / "5.jpg")
+        assert json.loads(process.stdout.readline())["unchanged"] == 3
+    with Catalog(tmp_path / "data").open("pictures", later) as collection:
+        assert collection.count()["present"] == 4

@@ -19,7 +19,7 @@ def sample() -> torch.Tensor:
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 def test_variances_are_raised_to_what_the_power_leaves(power: float) -> None:
     x = sample()
-    whitening = Whitening(x, power)
+    whitening = Whitening.fitted(x, power)
     before = torch.linalg.eigvalsh(torch.cov(x.T, correction=0))
     after = torch.linalg.eigvalsh(
         torch.cov(((x - whitening.mean_D) @ whitening.matrix_DK).T, correction=0)
@@ -31,7 +31,7 @@ def test_variances_are_raised_to_what_the_power_leaves(power: float) -> None:
 
 def test_rows_come_out_centred_and_of_unit_length() -> None:
     x = sample()
-    got = Whitening(x, 0.5)(x)
+    got = Whitening.fitted(x, 0.5)(x)
     torch.testing.assert_close(got.norm(dim=1), torch.ones(len(x)))
     assert float(functional.normalize(x, dim=1).mean(0).norm()) > 0.8
     assert float(got.mean(0).norm()) < 0.25
@@ -40,15 +40,15 @@ def test_rows_come_out_centred_and_of_unit_length() -> None:
 def test_a_direction_without_variance_does_not_blow_up() -> None:
     x = sample()
     x[:, 5] = 0
-    got = Whitening(x, 1.0)(x)
+    got = Whitening.fitted(x, 1.0)(x)
     assert bool(got.isfinite().all())
 
 
 def test_fewer_dimensions_are_the_strongest_and_keep_the_likeness() -> None:
     x = sample()
-    whole, short = Whitening(x, 0.0), Whitening(x, 0.0, width=3)
+    whole, short = Whitening.fitted(x, 0.0), Whitening.fitted(x, 0.0, width=3)
     got = short(x)
     assert got.shape == (4000, 3)
     cosines = torch.stack([(y[:500] @ y[:500].T).flatten() for y in (whole(x), got)])
     assert float(torch.corrcoef(cosines)[0, 1]) > 0.9
-    assert Whitening(x, 0.0, width=9)(x).shape == (4000, 6)
+    assert Whitening.fitted(x, 0.0, width=9)(x).shape == (4000, 6)

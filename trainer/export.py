@@ -12,8 +12,10 @@ import math
 import os
 import tempfile
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,9 +29,10 @@ from index.artifact import FORMAT_VERSION, Calibration, Metadata
 from index.encoder import Encoder, Encoding
 from index.errors import DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels
-from trainer import checkpoint, quantise
+from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
 from trainer.network import Network
+from trainer.provenance import start_digest
 from trainer.settings import setting
 from trainer.trained import load_trained
 from trainer.whitening import Whitening
@@ -93,10 +96,11 @@ class Served(nn.Module):
     """The graph of the file: uint8 (N, S, S, 3) to embedding, descriptor, descriptor_offset.
 
     Both outputs of the network are whitened, by ``pixels_BSSC``, a sample of training images that
-    also gives the background. The offset is the mean similarity to the second to fourth nearest of
-    the background (score normalisation: Pizzi et al. 2022, arXiv:2202.10261). The nearest is left
-    out, because people search the pictures that they trained on, and one of those may be in the
-    background itself.
+    also gives the background. Too small a sample does not tell how a network's outputs vary: then
+    the whitening of the encoder that training went on from stays, ``earlier`` by name. The offset
+    is the mean similarity to the second to fourth nearest of the background (score normalisation:
+    Pizzi et al. 2022, arXiv:2202.10261). The nearest is left out, because people search the
+    pictures that they trained on, and one of those may be in the background itself.
     """
 
     background_KB: Tensor
@@ -108,17 +112,18 @@ class Served(nn.Module):
         pixels_BSSC: NDArray[np.uint8],
         embedding_width: int | None = None,
         descriptor_width: int | None = None,
+        earlier: Mapping[str, Whitening] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self.network = network
         starts = range(0, len(pixels_BSSC), 256)
         parts = [torch.from_numpy(pixels_BSSC[start : start + 256]) for start in starts]
         embeddings, descriptors = zip(*map(network.encode, parts), strict=True)
-        self.embedding_whitening = Whitening(
-            torch.cat(embeddings), WHITENING_POWER, embedding_width
+        self.embedding_whitening = _whitening(
+            torch.cat(embeddings), embedding_width, "embedding", earlier
         )
-        self.descriptor_whitening = Whitening(
-            torch.cat(descriptors), WHITENING_POWER, descriptor_width
+        self.descriptor_whitening = _whitening(
+            torch.cat(descriptors), descriptor_width, "descriptor", earlier
         )
         self.embedding_dim = int(self.embedding_whitening.matrix_DK.shape[1])
         background_BK = self.descriptor_whitening(torch.cat(descriptors))
@@ -131,6 +136,24 @@ class Served(nn.Module):
         embedding, descriptor = self.embedding_whitening(h), self.descriptor_whitening(z)
         nearest = (descriptor @ self.background_KB).topk(4, dim=1).values
         return embedding, descriptor, nearest[:, 1:].mean(dim=1)
+
+
+def _whitening(
+    sample_ND: Tensor, width: int | None, name: str, earlier: Mapping[str, Whitening]
+) -> Whitening:
+    images, dimensions = sample_ND.shape
+    if images < dimensions:  # they do not even span them; see EXPERIMENTS.md
+        few = f"{images:,} images are too few to whiten {dimensions:,} dimensions by"
+        found = earlier.get(name)
+        if (
+            found is not None
+            and len(found.mean_D) == dimensions
+            and found.matrix_DK.shape[1] <= (width or dimensions)
+        ):
+            print(f"{name}: {few}, so it is whitened as by the encoder before")
+            return found
+        print(f"{name}: {few}; from {dimensions:,} on it would be better to search with")
+    return Whitening.fitted(sample_ND, WHITENING_POWER, width)
 
 
 def export(settings: ExportSettings) -> Export:
@@ -154,7 +177,11 @@ def export(settings: ExportSettings) -> Export:
 
     background = min(BACKGROUND_IMAGES, len(pixels) // 2)
     served = Served(
-        network, pixels[:background], settings.embedding_width, settings.descriptor_width
+        network,
+        pixels[:background],
+        settings.embedding_width,
+        settings.descriptor_width,
+        _earlier(trained.from_, recorded),
     ).eval()
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
     fit = {"image_size": size, "fit": "stretch", "kernel": "bilinear"}
@@ -202,6 +229,16 @@ def export(settings: ExportSettings) -> Export:
         final = Encoder(draft)
         os.replace(draft, out)
     return Export(str(out), final.sha256, out.stat().st_size / 1e6, cosine, comparison)
+
+
+def _earlier(path: str | None, recorded: Mapping[str, Any]) -> dict[str, Whitening]:
+    """The whitenings of the encoder file that a run started from, by output."""
+    if path is None or Path(path).suffix != ".onnx":
+        return {}
+    if not Path(path).is_file() or start_digest(path) != recorded["start_digest"]:
+        print(f"{path}, which training started from, is not there any more, or another by now")
+        return {}
+    return start.whitenings(Path(path))
 
 
 def to_onnx(served: Served, image_size: int) -> onnx.ModelProto:

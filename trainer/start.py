@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from index.artifact import read_metadata
 from index.errors import RunError
 from trainer import checkpoint
+from trainer.whitening import Whitening
 
 INHERITED = (
     "backbone", "width", "image_size", "stored_size", "copies", "descriptor_width", "branch_stages"
@@ -108,6 +109,16 @@ def load_start(network: nn.Module, path: Path) -> Start:
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
+def whitenings(path: Path) -> dict[str, Whitening]:
+    """The whitening of each output of an encoder file, those that it has."""
+    found = {}
+    for name in ("embedding", "descriptor"):
+        tensors = _tensors(path, f"{name}_whitening.")
+        if tensors.keys() >= {"mean_D", "matrix_DK"}:
+            found[name] = Whitening(tensors["mean_D"], tensors["matrix_DK"])
+    return found
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     """Tensors by the name that a network's own have."""
     if path.is_dir():
@@ -138,16 +149,19 @@ def _bare(name: str) -> str:
 
 def _read_encoder(path: Path) -> dict[str, Tensor]:
     """The tensors of the network in an encoder file, which keeps their names."""
-    graph = onnx.load(path).graph
-    prefix = "network."
-    found = {
-        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
-        for each in graph.initializer
-        if each.name.startswith(prefix)
-    }
+    found = _tensors(path, "network.")
     if not any(name.startswith("backbone.") and "running_mean" in name for name in found):
         raise RunError(
             f"{path} holds no weights to train on with: expected an encoder in float32 that was "
             "exported with its norms (int8 encoders cannot be trained)"
         )
     return found
+
+
+def _tensors(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Those of an encoder file whose names begin so, by the rest of their names."""
+    return {
+        each.name.removeprefix(prefix): torch.from_numpy(numpy_helper.to_array(each).copy())
+        for each in onnx.load(path).graph.initializer
+        if each.name.startswith(prefix)
+    }

@@ -8,6 +8,8 @@ exported graph.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,28 +19,33 @@ SMALLEST_SHARE = 1e-6
 
 
 class Whitening(nn.Module):
-    """Unit rows (N, D) to whitened unit rows (N, K).
-
-    Args:
-        sample_ND: unit rows that the mean and the covariance are taken from; N > 1.
-        power: 0 only centres, 1 whitens fully.
-        width: K, the strongest directions are kept; D by default, and where D is less.
-    """
+    """Unit rows (N, D) to whitened unit rows (N, K): centred by ``mean_D``, by ``matrix_DK``."""
 
     mean_D: Tensor
     matrix_DK: Tensor
 
-    def __init__(self, sample_ND: Tensor, power: float, width: int | None = None) -> None:
+    def __init__(self, mean_D: Tensor, matrix_DK: Tensor) -> None:
         super().__init__()
+        self.register_buffer("mean_D", mean_D.float())
+        self.register_buffer("matrix_DK", matrix_DK.float())
+
+    @classmethod
+    def fitted(cls, sample_ND: Tensor, power: float, width: int | None = None) -> Self:
+        """By the mean and the covariance of unit rows, N > 1.
+
+        Args:
+            sample_ND: the rows.
+            power: 0 only centres, 1 whitens fully.
+            width: K, the strongest directions are kept; D by default, and where D is less.
+        """
         mean_D = sample_ND.double().mean(0)
         centred = sample_ND.double() - mean_D
         values, vectors = torch.linalg.eigh(centred.T @ centred / len(sample_ND))
         scales = values.clamp(min=float(values[-1]) * SMALLEST_SHARE) ** (-power / 2)
-        self.register_buffer("mean_D", mean_D.float())
         matrix = vectors * scales
         # With all directions kept, back into the axes that the network made.
         matrix = matrix[:, -width:] if width and width < len(values) else matrix @ vectors.T
-        self.register_buffer("matrix_DK", matrix.float())
+        return cls(mean_D, matrix)
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Centre, whiten, and bring to unit length."""

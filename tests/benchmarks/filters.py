@@ -241,6 +241,8 @@ class Kindred(Engine):
                     width=1,
                     height=1,
                     format="JPEG",
+                    sharpness=0.0,
+                    details=0,
                     metadata=items.metadata(item),
                 )
                 row = items.vectors[item : item + 1]

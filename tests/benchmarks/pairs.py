@@ -205,6 +205,8 @@ def record(row: int, hashes: Bits) -> Record:
         width=100,
         height=100,
         format="JPEG",
+        sharpness=0.0,
+        details=0,
         metadata={},
     )
 
