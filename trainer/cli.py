@@ -17,6 +17,7 @@ from trainer.export import ExportSettings, export
 from trainer.objectives import METHODS
 from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
+from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
 from trainer.start import inherited
@@ -29,6 +30,7 @@ COMMANDS = {
     "reproduce": (ReproduceSettings, "start a run again with its settings, and compare the two"),
     "evaluate": (EvaluateSettings, "measure an exported encoder, through the file that is served"),
     "export": (ExportSettings, "turn a run into one .onnx file, verified against the network"),
+    "report": (ReportSettings, "one page that shows what a run learnt, or two side by side"),
 }
 
 
@@ -36,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = vars(_parser().parse_args(arguments))
     command, as_json = options.pop("command"), options.pop("json")
+    skipped: tuple[object, ...]
     try:
         if command == "pretrain":
             start = options.get("from_")
@@ -44,19 +47,27 @@ def main(arguments: list[str] | None = None) -> int:
                 brought.pop("branch_stages", None)  # they are the descriptor's
             options["option"] = dict(options.get("option", ()))
             settings = PretrainSettings(**brought | options)
-            skipped = pretrain(settings).skipped
+            images = pretrain(settings)
+            skipped = images.skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
-            for id_, reason in skipped:
+            for id_, reason in images.skipped:
                 print(f"left out: {id_}: {reason}", file=sys.stderr)
         elif command == "reproduce":
             comparison = reproduce(ReproduceSettings(**options))
             print(comparison.sentence())
             result, skipped = asdict(comparison), ()
         elif command == "evaluate":
-            report = evaluate(EvaluateSettings(**options))
-            print(report.table())
-            skipped = report.skipped
-            result = asdict(report)
+            evaluation = evaluate(EvaluateSettings(**options))
+            print(evaluation.table())
+            skipped = evaluation.skipped
+            result = asdict(evaluation)
+        elif command == "report":
+            shown = report(ReportSettings(**options))
+            print(f"{shown.page}, {shown.megabytes:.1f} MB, on {shown.images:,} pictures")
+            for sentence in shown.missing:
+                print(f"missing: {sentence}", file=sys.stderr)
+            skipped = (*shown.missing, *shown.skipped)
+            result = asdict(shown)
         else:
             result, skipped = asdict(export(ExportSettings(**options))), ()
     except KindredError as error:
@@ -112,7 +123,8 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
     """
     text = each.metadata["help"]
     if each.metadata.get("positional"):
-        command.add_argument(each.name, help=text)
+        several = "+" if get_origin(hint) is tuple else None
+        command.add_argument(each.name, nargs=several, help=text)
         return
     flag = "--" + each.name.rstrip("_").replace("_", "-")
     common: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
