@@ -6,15 +6,22 @@ from typing import Any
 
 from trainer.network import Network
 
+IMAGES = 40
+"""That a small network is made to learn from."""
+
 SMALL: dict[str, dict[str, Any]] = {
     "simclr": {"temperature": 0.2, "projection_width": 8},
+    "simclr2": {"temperature": 0.2, "projection_width": 8},
     "simsiam": {"hidden_width": 16, "projection_width": 12, "prediction_width": 4},
     "byol": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9},
     "moco": {"hidden_width": 16, "projection_width": 8, "momentum": 0.9}
     | {"queue_length": 40, "norm_groups": 2},
     "barlow": {"hidden_width": 16, "projection_width": 12},
     "vicreg": {"hidden_width": 16, "projection_width": 12},
+    "pirl": {"projection_width": 8, "negatives": 30},
     "supcon": {"hidden_width": 16, "projection_width": 8},
+    "triplet": {"projection_width": 8},
+    "margin": {"projection_width": 8},
     "swav": {"hidden_width": 16, "projection_width": 8, "prototypes": 10, "small_views": 2}
     | {"queue_length": 16, "queue_start_epoch": 0.5},
     "dino": {"hidden_width": 16, "projection_width": 8, "prototypes": 24, "small_views": 2}
@@ -29,4 +36,6 @@ def small_network(method: str, **changes: Any) -> Network:
         "width": 0.125,
         "image_size": 32,
     } | changes
-    return Network(method=method, options=SMALL[method], **settings)
+    network = Network(method=method, options=SMALL[method], **settings)
+    network.objective.prepare(IMAGES)
+    return network

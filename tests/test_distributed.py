@@ -23,6 +23,7 @@ from trainer.network import Network, Views
 from trainer.objectives.objective import Progress, Seen
 from trainer.objectives.simclr import SimCLR
 from trainer.objectives.sscd import CopyDescriptor, Sources
+from trainer.views import PATCHES
 
 IMAGES, SIZE, PROCESSES, LIMIT_S = 8, 32, 2, 120
 BACKBONES = {"resnet18": 0.125, "tinynet_e": 1.0}
@@ -64,14 +65,20 @@ def share(rank: int, processes: int) -> tuple[Tensor, Sources]:
     return x[:, own].flatten(0, 1), sources
 
 
-def views_of(rank: int, processes: int) -> Views:
-    """One process's views, smaller ones and classes of its images."""
+def views_of(rank: int, processes: int, method: str) -> Views:
+    """One process's views, smaller ones, classes and numbers of its images."""
+    parts = PATCHES if method == "pirl" else 2
     x, _ = share(rank, processes)
     generator = torch.Generator().manual_seed(2)
-    small = torch.randn(2, IMAGES, 3, 16, 16, generator=generator).double()
+    small = torch.randn(parts, IMAGES, 3, 16, 16, generator=generator).double()
     own = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
-    labels = torch.arange(IMAGES) // 2 % 3
-    return Views(x, small_L3SS=small[:, own].flatten(0, 1), labels_N=labels[own])
+    labels, numbers = torch.arange(IMAGES) // 2 % 3, torch.arange(IMAGES)
+    return Views(
+        x,
+        small_L3SS=small[:, own].flatten(0, 1),
+        labels_N=labels[own],
+        rows_N=numbers[own],
+    )
 
 
 def method_steps(network: Network, model: nn.Module, views: Views) -> dict[str, Tensor]:
@@ -127,7 +134,7 @@ def train_a_step(rank: int, port: int, folder: Path) -> None:
             whole = method_network(method)
             distributed.synchronise_norms(whole)
             parallel = DistributedDataParallel(whole)
-            found = method_steps(whole, parallel, views_of(rank, PROCESSES))
+            found = method_steps(whole, parallel, views_of(rank, PROCESSES, method))
             torch.save(found, folder / f"{method}-{rank}.pt")
 
         row = torch.full((1, 2), rank + 1.0, requires_grad=True)
@@ -183,7 +190,7 @@ def test_gradients_and_running_statistics_are_those_of_the_joint_batch(
 @pytest.mark.parametrize("method", SMALL)
 def test_two_steps_of_a_method_are_those_of_the_joint_batch(method: str, folder: Path) -> None:
     network = method_network(method)
-    expected = method_steps(network, network, views_of(0, 1))
+    expected = method_steps(network, network, views_of(0, 1, method))
     parts = [torch.load(folder / f"{method}-{rank}.pt") for rank in range(PROCESSES)]
     torch.testing.assert_close(
         torch.stack([part.pop("loss") for part in parts]).mean(0), expected.pop("loss")

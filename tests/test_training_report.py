@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         pretrain(
             PretrainSettings(
                 data=str(root / "pictures"), eval_data=str(root / "pictures"),
-                out=str(root / name), image_size=16, width=0.125, projection_width=16,
+                out=str(root / name), image_size=16, width=0.125, option={"projection_width": 16},
                 batch_size=12, epochs=2, device="cpu", copies=name != "plain",
                 descriptor_width=24,
             )

@@ -28,6 +28,7 @@ class Views:
             They take no part in the first objective, whose positive pairs are of one image each.
         small_L3SS: smaller views, one of each image that is not mixed, then another of each.
         labels_N: the class of each image, int64, where the method needs it.
+        rows_N: the number of each image, int64, likewise.
     """
 
     pixels_M3SS: Tensor
@@ -35,6 +36,7 @@ class Views:
     mixed: int = 0
     small_L3SS: Tensor | None = None
     labels_N: Tensor | None = None
+    rows_N: Tensor | None = None
 
 
 class Network(nn.Module):
@@ -109,7 +111,7 @@ class Network(nn.Module):
 
     def _seen(self, views: Views, x_M3SS: Tensor, h_MD: Tensor) -> Seen:
         """What the first objective sees of the batch: views of one image each."""
-        small_LD, labels_N = None, views.labels_N
+        small_LD, labels_N, rows_N = None, views.labels_N, views.rows_N
         if views.small_L3SS is not None:
             small_LD = self.backbone(self._normalised(views.small_L3SS))[1]
         if views.mixed:
@@ -117,8 +119,11 @@ class Network(nn.Module):
                 torch.cat([half[: len(half) - views.mixed] for half in both.chunk(2)])
                 for both in (h_MD, x_M3SS)
             )
-            labels_N = None if labels_N is None else labels_N[: len(labels_N) - views.mixed]
-        return Seen(h_MD, x_M3SS, small_LD, labels_N)
+            labels_N, rows_N = (
+                None if each is None else each[: len(each) - views.mixed]
+                for each in (labels_N, rows_N)
+            )
+        return Seen(h_MD, x_M3SS, small_LD, labels_N, rows_N)
 
     @property
     def contrasts(self) -> bool:

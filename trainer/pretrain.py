@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from index.errors import DataError, RunError
 from index.image import Fit
+from index.sources import scan
 from trainer import checkpoint, distributed, provenance
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
@@ -32,10 +33,11 @@ from trainer.network import Network, Views
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
 from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
+from trainer.pairs import classes_of
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_start
-from trainer.views import make_views
+from trainer.views import make_jigsaws, make_views
 
 START_IMAGES = 4096
 """Images that a new descriptor on an earlier backbone is started from."""
@@ -83,6 +85,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     torch.manual_seed(settings.seed)
     network = create_network(settings)
     network.objective.check(settings.batch_size, len(images))
+    network.objective.prepare(len(images))
     classes = _classes(images, settings) if network.objective.labelled else None
     step, seconds_before = 0, 0.0
     state = None
@@ -115,8 +118,9 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     warmup_steps = round(settings.warmup() * steps_per_epoch)
     eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
-    rows = _rows(settings, len(images), step, total_steps)
-    own_rows = _rows(settings, len(images), step, total_steps)  # of the step, not of those ahead
+    together = classes.numpy() if classes is not None and settings.pairs else None
+    rows = _rows(settings, len(images), step, total_steps, together)
+    own_rows = _rows(settings, len(images), step, total_steps, together)  # not of steps ahead
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
@@ -149,8 +153,11 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
                 batch_N3HW = next(batches)
             with profile.part("views"):
                 views = training_views(batch_N3HW, settings, step)
+                rows_N = torch.from_numpy(next(own_rows))
                 if classes is not None:
-                    views = replace(views, labels_N=classes[next(own_rows)].to(device))
+                    views = replace(views, labels_N=classes[rows_N].to(device))
+                if network.objective.numbered:
+                    views = replace(views, rows_N=rows_N.to(device))
             rate = learning_rate(step, total_steps, warmup_steps, peak)
             set_rate(optimizer, rate, peak)
             set_decay(optimizer, settings.decay(step / total_steps))
@@ -248,26 +255,39 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     else:
         second = make_views(batch_N3HW, settings.views(1), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
-    small = None
-    if count := int(settings.option.get("small_views", 0)):
-        pure, smaller = batch_N3HW[: n - mixed], settings.smaller_views()
-        small = torch.cat([make_views(pure, smaller, generator) for _ in range(count)]).contiguous(
-            memory_format=torch.channels_last
-        )
+    small, pure = None, batch_N3HW[: n - mixed]
+    if settings.recipe().jigsaw:
+        small = make_jigsaws(pure, settings.smaller_views(), generator)
+    elif count := int(settings.option.get("small_views", 0)):
+        smaller = settings.smaller_views()
+        small = torch.cat([make_views(pure, smaller, generator) for _ in range(count)])
+    if small is not None:
+        small = small.contiguous(memory_format=torch.channels_last)
     return Views(x, sources, mixed, small)
 
 
 def _rows(
-    settings: PretrainSettings, length: int, step: int, total_steps: int
+    settings: PretrainSettings,
+    length: int,
+    step: int,
+    total_steps: int,
+    together: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.int64]]:
-    """This process's rows of the images, for each step from ``step`` on."""
+    """This process's rows of the images, for each step from ``step`` on.
+
+    ``together`` are classes of a few images each, which come in a batch together.
+    """
     share = settings.batch_size // distributed.world_size()
     steps_per_epoch = length // settings.batch_size
     order = np.empty(0, np.int64)
     for each in range(step, total_steps):
         epoch, place = divmod(each, steps_per_epoch)
         if place == 0 or not len(order):
-            order = np.random.default_rng([settings.seed, epoch]).permutation(length)
+            random = np.random.default_rng([settings.seed, epoch])
+            order = random.permutation(length)
+            if together is not None:
+                turn = random.permutation(together.max() + 1)
+                order = order[np.argsort(turn[together[order]], kind="stable")]
         start = place * settings.batch_size + distributed.rank() * share
         yield np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
 
@@ -297,8 +317,13 @@ def _classes(images: Images, settings: PretrainSettings) -> Tensor:
     """The class of each image by number, int64 (N,).
 
     Raises:
-        DataError: an image has none, or a class has one member alone.
+        DataError: an image has none, or a class has one member alone; or the file of pairs says
+            what cannot be.
     """
+    if settings.pairs:
+        left_out = dict(images.skipped)
+        ids = [item.id for item in scan(settings.data, past_damage=True) if item.id not in left_out]
+        return torch.from_numpy(classes_of(Path(settings.pairs), ids))
     if not images.labelled:
         raise DataError(
             f"{settings.data} has images without labels, which {settings.method} learns from"

@@ -63,6 +63,11 @@ class PretrainSettings:
         changes_numbers=False,
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
+    pairs: str | None = setting(
+        None,
+        "file of pairs that people call the same or different, which supcon, triplet and margin "
+        "learn from in place of labels: CSV or JSON Lines of one, other, verdict",
+    )
     option: dict[str, Number] = field(
         default_factory=dict,
         metadata=setting(
@@ -70,7 +75,7 @@ class PretrainSettings:
         ).metadata,
     )
     small_size: int | None = setting(
-        None, "side of smaller views in pixels [3/7 of the image size, 96 of 224, at least 8]"
+        None, "side of smaller views in pixels [3/7 of the image size, of jigsaws 2/7, at least 8]"
     )
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
     branch_stages: int = setting(
@@ -144,6 +149,10 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
+        if self.pairs and not find_method(self.method).labelled:
+            raise RunError(
+                f"pairs is {self.pairs!r}, expected none: {self.method} takes no classes"
+            )
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
         if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
@@ -204,8 +213,11 @@ class PretrainSettings:
 
     def smaller_views(self) -> ViewSettings:
         """The augmentations of the views beside the two."""
-        size = self.small_size or max(8, round(self.image_size * 3 / 7))
-        return replace(self.views(), size=size, crop_area=self.recipe().small_crop_area)
+        recipe = self.recipe()
+        sevenths = 2 if recipe.jigsaw else 3
+        size = self.small_size or max(8, round(self.image_size * sevenths / 7))
+        crop = self.views().crop_area if recipe.jigsaw else recipe.small_crop_area
+        return replace(self.views(), size=size, crop_area=crop)
 
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""

@@ -11,7 +11,7 @@ Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,13 @@ from trainer.resampling import blur_taps, crop_resize_flip, separable
 
 UNIFORMS = 35
 """Uniforms that a view takes for its parameters, and one more where it may be solarised."""
+
+PATCHES = 9
+"""Of a jigsaw, three by three."""
+
+_CELL = 85 / 64
+"""How much longer a side of a jigsaw's cell is than of the patch that is cut from it (Misra and van
+der Maaten 2020, section 3.2)."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,36 @@ def make_views(
     shape = (len(images_NCHW), uniforms)
     unit_NP = torch.rand(shape, generator=generator, device=generator.device)
     return in_parts(partial(show or show_views, settings=settings), images_NCHW, unit_NP)
+
+
+def make_jigsaws(images_NCHW: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+    """The patches of one random view of each image, which is cut into three by three cells.
+
+    Each patch lies somewhere in its cell, so that edges do not tell what was beside it.
+
+    Args:
+        images_NCHW: uint8 (N, 3, H, W), on the device of ``generator``.
+        settings: of the view, but that ``size`` is the side of a patch.
+
+    Returns:
+        float32 (9N, 3, S, S) in 0 to 1: a patch of each image, then another of each; which one
+        comes first is random for each image.
+    """
+    side, device = settings.size, generator.device
+    cell = round(_CELL * side)
+    views = make_views(images_NCHW, replace(settings, size=3 * cell), generator)
+    n = len(views)
+    cells = (
+        views.view(n, 3, 3, cell, 3, cell).permute(0, 2, 4, 1, 3, 5).reshape(n, 9, 3, cell, cell)
+    )
+    order_N9 = torch.rand((n, PATCHES), generator=generator, device=device).argsort(dim=1)
+    corners = torch.randint(cell - side + 1, (2, n, PATCHES, 1), generator=generator, device=device)
+    along = torch.arange(side, device=device)
+    rows, columns = corners[0] + along, corners[1] + along  # (N, 9, S) each
+    images = torch.arange(n, device=device)[:, None, None, None]
+    # The dimensions that are picked come first, the channels after them.
+    patches = cells[images, order_N9[:, :, None, None], :, rows[..., None], columns[:, :, None, :]]
+    return patches.permute(1, 0, 4, 2, 3).flatten(0, 1)
 
 
 def show_views(images_NCHW: Tensor, unit_NP: Tensor, settings: ViewSettings) -> Tensor:

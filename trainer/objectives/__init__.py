@@ -6,22 +6,30 @@ from index.errors import RunError
 from trainer.objectives.barlow import BarlowTwins
 from trainer.objectives.byol import BYOL
 from trainer.objectives.dino import DINO
+from trainer.objectives.margin import Margin
 from trainer.objectives.moco import MoCo
 from trainer.objectives.objective import Objective
+from trainer.objectives.pirl import PIRL
 from trainer.objectives.simclr import SimCLR
+from trainer.objectives.simclr2 import SimCLR2
 from trainer.objectives.simsiam import SimSiam
 from trainer.objectives.supcon import SupCon
 from trainer.objectives.swav import SwAV
+from trainer.objectives.triplet import Triplet
 from trainer.objectives.vicreg import VICReg
 
 METHODS: dict[str, type[Objective]] = {
     "simclr": SimCLR,
+    "simclr2": SimCLR2,
     "simsiam": SimSiam,
     "byol": BYOL,
     "moco": MoCo,
     "barlow": BarlowTwins,
     "vicreg": VICReg,
+    "pirl": PIRL,
     "supcon": SupCon,
+    "triplet": Triplet,
+    "margin": Margin,
     "swav": SwAV,
     "dino": DINO,
 }

@@ -32,6 +32,7 @@ class Recipe:
         blur: probabilities for the first and the second view, where images are larger than 40 px.
         solarize: probabilities for the first and the second view.
         small_crop_area: shares of an image that a smaller view keeps.
+        jigsaw: whether the smaller views are the nine patches of a view, in random order.
     """
 
     optimizer: str
@@ -45,6 +46,7 @@ class Recipe:
     blur: tuple[float, float] = (0.5, 0.5)
     solarize: tuple[float, float] = (0.0, 0.0)
     small_crop_area: tuple[float, float] = (0.05, 0.14)
+    jigsaw: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,20 @@ class Seen:
         x_M3SS: the normalised pixels that it comes from, for encoders of the objective's own.
         small_LD: h of the smaller views, with gradient: one of each image, then another of each.
         labels_N: the class of each image, int64; there where the method is ``labelled``.
+        rows_N: the number of each image, int64; there where the method is ``numbered``.
     """
 
     h_MD: Tensor
     x_M3SS: Tensor
     small_LD: Tensor | None = None
     labels_N: Tensor | None = None
+    rows_N: Tensor | None = None
+
+    def labels_of_views(self) -> Tensor:
+        """The class of each view, (M,); ValueError where there are none."""
+        if self.labels_N is None:
+            raise ValueError("labels are missing, which the loss needs")
+        return torch.cat([self.labels_N, self.labels_N])
 
 
 @dataclass(frozen=True)
@@ -106,11 +116,13 @@ class Objective(nn.Module):
     Attributes:
         recipe: of the paper.
         labelled: whether the loss needs the images' classes.
+        numbered: whether it needs to know which images they are.
         projector: h (N, D) to z (N, K), the descriptor where copies are not trained.
     """
 
     recipe: ClassVar[Recipe]
     labelled: ClassVar[bool] = False
+    numbered: ClassVar[bool] = False
     projector: nn.Module
 
     def forward(self, seen: Seen) -> Tensor:
@@ -130,6 +142,9 @@ class Objective(nn.Module):
         Raises:
             RunError: they do not suit the method.
         """
+
+    def prepare(self, images: int) -> None:
+        """Make room for what is kept of each image that there is to learn from."""
 
     def start_from(self, backbone: Backbone) -> None:
         """Take over a backbone whose weights were loaded after the objective was made."""

@@ -76,7 +76,5 @@ class SupCon(Objective):
 
     def forward(self, seen: Seen) -> Tensor:
         """``supervised_contrast`` of the projections."""
-        if seen.labels_N is None:
-            raise ValueError("labels are missing, which the loss needs")
-        labels_M = torch.cat([seen.labels_N, seen.labels_N])
-        return supervised_contrast(self.projector(seen.h_MD), labels_M, self.temperature)
+        z_MK = self.projector(seen.h_MD)
+        return supervised_contrast(z_MK, seen.labels_of_views(), self.temperature)
