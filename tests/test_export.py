@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -151,18 +152,33 @@ def test_few_images_leave_the_whitening_as_it_was(
     pretrain(settings)
     export.export(export.ExportSettings(settings.out, str(again)))
     assert "embedding: 33 images are too few to whiten 64 dimensions by" in capsys.readouterr().out
-    assert_equal_whitenings(start.whitenings(earlier), start.whitenings(again))
+    network = create_network(settings)
+    before, kept = (start.whitenings(path, network) for path in (earlier, again))
+    assert before.keys() == {"embedding", "descriptor"}
+    assert_equal(before, kept)
     earlier.unlink()
     export.export(export.ExportSettings(settings.out, str(later)))
     said = capsys.readouterr().out
     assert "earlier.onnx, which training started from, is not there any more" in said
     assert "from 256 on it would be better to search with" in said
     with pytest.raises(AssertionError):
-        assert_equal_whitenings(start.whitenings(again), start.whitenings(later))
+        assert_equal(kept, start.whitenings(later, network))
 
 
-def assert_equal_whitenings(one: dict[str, Whitening], other: dict[str, Whitening]) -> None:
-    assert one.keys() == other.keys() == {"embedding", "descriptor"}
+@pytest.mark.parametrize("other", [{"method": "byol", "hidden_width": 32}, {"copies": True}])
+def test_a_descriptor_from_scratch_is_not_whitened_as_another_was(
+    exported: Path, pictures: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Though it has as many dimensions."""
+    settings = PretrainSettings(
+        data=str(pictures), out=str(tmp_path), from_=str(exported), image_size=32, width=0.125,
+        projection_width=16, descriptor_width=16, batch_size=22, device="cpu", **other,
+    )  # fmt: skip
+    assert start.whitenings(exported, create_network(settings)).keys() == {"embedding"}
+
+
+def assert_equal(one: dict[str, Whitening], other: dict[str, Whitening]) -> None:
+    assert one.keys() == other.keys()
     for name, whitening in one.items():
         torch.testing.assert_close(whitening.state_dict(), other[name].state_dict())
 
