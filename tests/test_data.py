@@ -19,7 +19,7 @@ import pytest
 from index.errors import DataError, RunError, SourceNotFound
 from index.image import Fit, load, load_pixels
 from trainer import data
-from trainer.data import Images, load_images
+from trainer.data import Images, kept_images, load_images
 
 FIT = Fit(16)
 _PROJECT = Path(__file__).parent.parent
@@ -101,6 +101,16 @@ def test_unreadable_images_are_left_out_and_named(folder: Path, tmp_path: Path) 
     assert len(images) == 8
     assert [id_ for id_, _ in images.skipped] == ["even/broken.jpg", "odd/text.png"]
     assert "expected a JPEG" in images.skipped[1][1]
+
+
+def test_what_was_decoded_outlives_its_source(folder: Path, tmp_path: Path) -> None:
+    (folder / "even" / "broken.jpg").write_bytes(b"no picture")
+    images = load_images(str(folder), FIT, tmp_path / "cache")
+    shutil.rmtree(folder)
+    assert_equal(kept_images(tmp_path / "cache", FIT), images)
+    for cache, fit in (("cache", Fit(FIT.size - 1)), ("nowhere", FIT)):
+        with pytest.raises(RunError, match="does not hold the decoded images"):
+            kept_images(tmp_path / cache, fit)
 
 
 def test_interrupted_decoding_goes_on_where_it_was(

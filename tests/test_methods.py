@@ -22,7 +22,8 @@ from trainer.data import load_images
 from trainer.export import ExportSettings, export
 from trainer.metrics import retrieval
 from trainer.network import Network
-from trainer.objectives import METHODS, options
+from trainer.objectives import METHODS
+from trainer.objectives.options import options_of
 from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
 from trainer.views import ViewSettings, make_views
@@ -60,7 +61,7 @@ def small_run(method: str, pictures: Path, out: Path, **changes: Any) -> Pretrai
         "data": str(pictures), "out": str(out), "method": method, "image_size": 16,
         "width": 0.125, "batch_size": 16, "epochs": 2, "device": "cpu", "optimizer": "sgd",
     }  # fmt: skip
-    return PretrainSettings(**settings | SMALL[method] | changes)
+    return PretrainSettings(**settings | {"option": SMALL[method]} | changes)
 
 
 def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
@@ -154,11 +155,12 @@ def test_short_run_learns_to_find_views_of_photographs_that_it_has_not_seen(
 @pytest.mark.parametrize("method", SMALL)
 def test_defaults_are_the_papers_and_what_is_given_wins(method: str) -> None:
     settings = PretrainSettings(data="here", out="there", method=method)
-    assert settings.options() == options(METHODS[method])
+    taken = options_of(METHODS[method])
+    assert settings.option == {name: option.default for name, option in taken.items()}
     assert settings.optimizer == settings.recipe().optimizer
     for name, value in SMALL[method].items():
-        changed = PretrainSettings(data="here", out="there", method=method, **{name: value})
-        assert changed.options()[name] == value
+        changed = PretrainSettings(data="here", out="there", method=method, option={name: value})
+        assert changed.option == settings.option | {name: value}
 
 
 def test_rate_and_decay_are_the_papers_unless_given() -> None:
@@ -184,8 +186,10 @@ def test_views_differ_as_in_the_paper_and_with_copies_are_of_one_kind() -> None:
 
 
 def test_setting_of_another_method_is_refused_by_name() -> None:
-    with pytest.raises(RunError, match="prediction_width is 9, expected none: simclr takes"):
-        PretrainSettings(data="here", out="there", prediction_width=9)
+    with pytest.raises(RunError, match=r"option prediction_width is 9, .* none: simclr"):
+        PretrainSettings(data="here", out="there", option={"prediction_width": 9})
+    with pytest.raises(RunError, match=r"momentum is 1\.5, expected a number 0 to 1"):
+        PretrainSettings(data="here", out="there", method="byol", option={"momentum": 1.5})
 
 
 def test_unknown_method_is_refused_with_the_known_ones() -> None:

@@ -41,7 +41,7 @@ def settings(pictures: Path, tmp_path: Path) -> PretrainSettings:
         out=str(tmp_path / "run"),
         image_size=16,
         width=0.125,
-        projection_width=16,
+        option={"projection_width": 16},
         batch_size=16,
         epochs=3,
         device="cpu",
@@ -94,8 +94,8 @@ def test_killed_run_goes_on_from_its_last_checkpoint(
     pretrain.pretrain(settings)
     killed = str(tmp_path / "killed")
     command = [sys.executable, "-m", "trainer.cli", "pretrain", "--data", settings.data,
-               "--out", killed, "--image-size", "16", "--width", "0.125", "--projection-width",
-               "16", "--batch-size", "16", "--epochs", "3", "--device", "cpu",
+               "--out", killed, "--image-size", "16", "--width", "0.125", "--option",
+               "projection_width=16", "--batch-size", "16", "--epochs", "3", "--device", "cpu",
                "--checkpoint-every-minutes", "0.0001"]  # fmt: skip
     process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     for _ in range(600):
@@ -132,8 +132,8 @@ def test_minutes_over_stop_with_a_checkpoint(settings: PretrainSettings) -> None
 def test_other_settings_are_refused_by_name_and_the_run_stays(settings: PretrainSettings) -> None:
     pretrain.pretrain(replace(settings, max_minutes=1e-6))
     before = weights(settings.out)
-    with pytest.raises(RunError, match=r"temperature was 0\.2, now 0\.5"):
-        pretrain.pretrain(replace(settings, temperature=0.5))
+    with pytest.raises(RunError, match=r"option was \{.*0\.2.*\}, now \{.*0\.5"):
+        pretrain.pretrain(replace(settings, option={"temperature": 0.5}))
     after = weights(settings.out)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -256,8 +256,8 @@ def test_processes_of_torchrun_write_one_run_which_one_process_goes_on_with(
     settings: PretrainSettings,
 ) -> None:
     command = ["pretrain", "--data", settings.data, "--out", settings.out, "--image-size", "16",
-               "--width", "0.125", "--projection-width", "16", "--batch-size", "16", "--epochs",
-               "3", "--device", "cpu", "--copies"]  # fmt: skip
+               "--width", "0.125", "--option", "projection_width=16", "--batch-size", "16",
+               "--epochs", "3", "--device", "cpu", "--copies"]  # fmt: skip
     subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "trainer.cli", *command, "--max-minutes", "0.00001"],
@@ -300,7 +300,9 @@ def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: 
     [
         ("batch_size", 1),
         ("epochs", 0),
-        ("temperature", -1.0),
+        ("option", {"temperature": -1.0}),
+        ("option", {"temperature": float("inf")}),
+        ("option", {"projection_width": 2.5}),
         ("optimizer", "adam"),
         ("precision", "fp16"),
         ("crop_min_area", 0.0),

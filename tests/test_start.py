@@ -29,7 +29,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
         shutil.copy(path, root / "pictures")
     settings = PretrainSettings(
         data=str(root / "pictures"), out=str(root / "run"), image_size=24, width=0.125,
-        projection_width=16, descriptor_width=24, batch_size=16, epochs=1, device="cpu",
+        option={"projection_width": 16}, descriptor_width=24, batch_size=16, epochs=1, device="cpu",
         copies=True, branch_stages=1, optimizer="adamw",
     )  # fmt: skip
     pretrain(settings)
@@ -130,7 +130,7 @@ def test_command_line_goes_on_without_naming_the_backbone(
 ) -> None:
     out = tmp_path / "on"
     arguments = ["pretrain", "--data", settings.data, "--out", str(out), "--epochs", "1",
-                 "--batch-size", "16", "--device", "cpu", "--projection-width", "16",
+                 "--batch-size", "16", "--device", "cpu", "--option", "projection_width=16",
                  "--from", str(Path(settings.out).parent / "encoder.onnx")]  # fmt: skip
     assert cli.main(arguments) == 0
     assert "weights of the backbone, copies from" in capsys.readouterr().out

@@ -69,7 +69,7 @@ def run_on(folder: Path, names: list[str]) -> None:
         picture(seed).save(path)
     settings = PretrainSettings(
         data=str(folder / "pictures"), out=str(folder / "run"), method="supcon", batch_size=2,
-        image_size=16, width=0.125, epochs=1, device="cpu", hidden_width=8,
+        image_size=16, width=0.125, epochs=1, device="cpu", option={"hidden_width": 8},
     )  # fmt: skip
     pretrain(settings)
 
@@ -93,7 +93,8 @@ def test_each_image_comes_with_its_own_class(
     monkeypatch.setattr(Network, "forward", forward)
     settings = PretrainSettings(
         data=str(tmp_path / "pictures"), out=str(tmp_path / "run"), method="supcon", batch_size=4,
-        image_size=16, width=0.125, epochs=2, device="cpu", hidden_width=8, jitter_strength=0.0,
+        image_size=16, width=0.125, epochs=2, device="cpu", option={"hidden_width": 8},
+        jitter_strength=0.0,
     )  # fmt: skip
     pretrain(replace(settings, max_minutes=1e-6))
     pretrain(settings)

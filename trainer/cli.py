@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import types
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from index.errors import KindredError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
+from trainer.objectives import METHODS
+from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
+from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
 from trainer.start import inherited
@@ -26,6 +30,7 @@ COMMANDS = {
     "reproduce": (ReproduceSettings, "start a run again with its settings, and compare the two"),
     "evaluate": (EvaluateSettings, "measure an exported encoder, through the file that is served"),
     "export": (ExportSettings, "turn a run into one .onnx file, verified against the network"),
+    "report": (ReportSettings, "one page that shows what a run learnt, or two side by side"),
 }
 
 
@@ -33,26 +38,36 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = vars(_parser().parse_args(arguments))
     command, as_json = options.pop("command"), options.pop("json")
+    skipped: tuple[object, ...]
     try:
         if command == "pretrain":
             start = options.get("from_")
             brought = inherited(Path(start)) if start else {}
             if options.get("copies") is False:
                 brought.pop("branch_stages", None)  # they are the descriptor's
+            options["option"] = dict(options.get("option", ()))
             settings = PretrainSettings(**brought | options)
-            skipped = pretrain(settings).skipped
+            images = pretrain(settings)
+            skipped = images.skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
-            for id_, reason in skipped:
+            for id_, reason in images.skipped:
                 print(f"left out: {id_}: {reason}", file=sys.stderr)
         elif command == "reproduce":
             comparison = reproduce(ReproduceSettings(**options))
             print(comparison.sentence())
             result, skipped = asdict(comparison), ()
         elif command == "evaluate":
-            report = evaluate(EvaluateSettings(**options))
-            print(report.table())
-            skipped = report.skipped
-            result = asdict(report)
+            evaluation = evaluate(EvaluateSettings(**options))
+            print(evaluation.table())
+            skipped = evaluation.skipped
+            result = asdict(evaluation)
+        elif command == "report":
+            shown = report(ReportSettings(**options))
+            print(f"{shown.page}, {shown.megabytes:.1f} MB, on {shown.images:,} pictures")
+            for sentence in shown.missing:
+                print(f"missing: {sentence}", file=sys.stderr)
+            skipped = (*shown.missing, *shown.skipped)
+            result = asdict(shown)
         else:
             result, skipped = asdict(export(ExportSettings(**options))), ()
     except KindredError as error:
@@ -72,7 +87,33 @@ def _parser() -> argparse.ArgumentParser:
         for each in fields(settings):
             _add_flag(command, each, hints[each.name])
         command.add_argument("--json", action="store_true", help="print one JSON object last")
+        if settings is PretrainSettings:
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.epilog = _methods()
     return parser
+
+
+def _methods() -> str:
+    """What ``--option`` may set: the options of each method, with its paper's values."""
+    lines = ["options of each --method, and what its paper sets:"]
+    for name, method in METHODS.items():
+        values = (f"{each.name}={each.default:g}" for each in options_of(method).values())
+        lines += textwrap.wrap(
+            f"{name}: {' '.join(values)}",
+            96,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
+
+
+def _number_of(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=NUMBER") from None
 
 
 def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> None:
@@ -82,7 +123,8 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
     """
     text = each.metadata["help"]
     if each.metadata.get("positional"):
-        command.add_argument(each.name, help=text)
+        several = "+" if get_origin(hint) is tuple else None
+        command.add_argument(each.name, nargs=several, help=text)
         return
     flag = "--" + each.name.rstrip("_").replace("_", "-")
     common: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
@@ -91,6 +133,11 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
         return
     if each.default not in (None, "", MISSING):
         text += f" [{each.default}]"
+    if get_origin(hint) is dict:
+        command.add_argument(
+            flag, type=_number_of, action="append", metavar="NAME=VALUE", help=text, **common
+        )
+        return
     kind = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
     command.add_argument(flag, type=kind, help=text.replace("%", "%%"), **common)
 

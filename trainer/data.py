@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -114,6 +115,25 @@ def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = Non
     # Copy on write: torch warns of arrays that it could not write to.
     pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
     _check_variety(source, pixels)
+    labels = np.array(done.labels, np.str_)
+    return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
+
+
+def kept_images(cache: Path, fit: Fit) -> Images:
+    """What an earlier run decoded, without a look at the source, which may be gone.
+
+    Raises:
+        RunError: the cache is gone, damaged, or of another fit.
+    """
+    try:
+        done = _Progress(**json.loads((cache / PROGRESS).read_text()))
+        shape = (len(done.labels), fit.size, fit.size, 3)
+        if (cache / PIXELS).stat().st_size != math.prod(shape):
+            raise ValueError("another size")
+        pixels = np.memmap(cache / PIXELS, np.uint8, "r", shape=shape)
+    except (OSError, ValueError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "its record is of others"
+        raise RunError(f"{cache} does not hold the decoded images of a run: {why}") from error
     labels = np.array(done.labels, np.str_)
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 

@@ -32,10 +32,10 @@ from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
 from trainer.network import Network
-from trainer.pretrain import create_network
 from trainer.provenance import start_digest
-from trainer.settings import PretrainSettings, setting
-from trainer.whitening import ROWS_A_DIMENSION, Whitening
+from trainer.settings import setting
+from trainer.trained import load_trained
+from trainer.whitening import Whitening
 
 LEAST_COSINE = 0.9999
 """Between the file's vectors and the network's, on every image that is tried."""
@@ -142,8 +142,7 @@ def _whitening(
     sample_ND: Tensor, width: int | None, name: str, earlier: Mapping[str, Whitening]
 ) -> Whitening:
     images, dimensions = sample_ND.shape
-    needed = ROWS_A_DIMENSION * dimensions
-    if images < needed:
+    if images < dimensions:  # they do not even span them; see EXPERIMENTS.md
         few = f"{images:,} images are too few to whiten {dimensions:,} dimensions by"
         found = earlier.get(name)
         if (
@@ -153,7 +152,7 @@ def _whitening(
         ):
             print(f"{name}: {few}, so it is whitened as by the encoder before")
             return found
-        print(f"{name}: {few}; from {needed:,} on it would be better to search with")
+        print(f"{name}: {few}; from {dimensions:,} on it would be better to search with")
     return Whitening.fitted(sample_ND, WHITENING_POWER, width)
 
 
@@ -166,11 +165,8 @@ def export(settings: ExportSettings) -> Export:
     """
     run, out = Path(settings.run), Path(settings.out)
     recorded = checkpoint.read_settings(run)
-    state = checkpoint.load_checkpoint(run)
-    names = PretrainSettings.__dataclass_fields__
-    trained = PretrainSettings(**{name: recorded[name] for name in names if name in recorded})
-    network = create_network(trained).eval()
-    network.load_state_dict(state["network"])
+    loaded = load_trained(run)
+    trained, network = loaded.settings, loaded.network
     images = load_images(trained.data, trained.fit(), run / "data", workers=trained.workers)
     if images.digest != recorded["data_digest"]:
         raise RunError(f"{trained.data} has changed since {run} was trained on it")
@@ -196,7 +192,7 @@ def export(settings: ExportSettings) -> Export:
         "method": trained.method + (" + sscd" if trained.copies else ""),
         "backbone": trained.backbone + (f" x{trained.width:g}" if trained.width != 1 else ""),
         "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
-        "run_id": f"{run_id}-{state['step']}",
+        "run_id": f"{run_id}-{loaded.step}",
     }
     unmeasured = Calibration(pairs=1, false_match_rates=(1.0, 0.0), thresholds=(-2.0, 2.0))
 

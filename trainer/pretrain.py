@@ -249,11 +249,11 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
         second = make_views(batch_N3HW, settings.views(1), generator)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
     small = None
-    if settings.small_views:
+    if count := int(settings.option.get("small_views", 0)):
         pure, smaller = batch_N3HW[: n - mixed], settings.smaller_views()
-        small = torch.cat(
-            [make_views(pure, smaller, generator) for _ in range(settings.small_views)]
-        ).contiguous(memory_format=torch.channels_last)
+        small = torch.cat([make_views(pure, smaller, generator) for _ in range(count)]).contiguous(
+            memory_format=torch.channels_last
+        )
     return Views(x, sources, mixed, small)
 
 
@@ -317,7 +317,7 @@ def create_network(settings: PretrainSettings) -> Network:
     """The network that the settings describe, untrained."""
     return Network(
         method=settings.method,
-        options=settings.options(),
+        options=settings.option,
         backbone_name=settings.backbone,
         width=settings.width,
         image_size=settings.image_size,

@@ -8,8 +8,9 @@ from typing import Any
 
 from index.errors import RunError
 from index.image import Fit
-from trainer.objectives import METHODS, find_method, options
+from trainer.objectives import METHODS, find_method
 from trainer.objectives.objective import Recipe, half_cosine
+from trainer.objectives.options import Number, complete, options_of
 from trainer.views import ViewSettings
 
 
@@ -62,43 +63,15 @@ class PretrainSettings:
         changes_numbers=False,
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
-    temperature: float | None = setting(None, "of the method's softmax [the paper's]")
-    projection_width: int | None = setting(
-        None, "of the projection, the descriptor where copies are not trained [the paper's]"
-    )
-    hidden_width: int | None = setting(None, "of the projector's hidden layers [the paper's]")
-    prediction_width: int | None = setting(
-        None, "of the predictor's hidden layer, where the method has one [the paper's]"
-    )
-    momentum: float | None = setting(
-        None, "share that a method's slow copy of the network keeps a step [the paper's]"
-    )
-    queue_length: int | None = setting(
-        None, "keys that moco, or images that swav, keeps of earlier batches [the paper's]"
-    )
-    queue_start_epoch: float | None = setting(
-        None, "from when on swav keeps images of earlier batches [the paper's]"
-    )
-    norm_groups: int | None = setting(
-        None, "parts of a batch whose keys have norms of their own in moco [the paper's]"
-    )
-    prototypes: int | None = setting(None, "clusters of swav, or outputs of dino [the paper's]")
-    epsilon: float | None = setting(None, "smoothness of swav's codes [the paper's]")
-    teacher_temperature: float | None = setting(
-        None, "of the slow copy's softmax in dino, after its warm-up [the paper's]"
-    )
-    small_views: int | None = setting(
-        None, "smaller views of each image beside the two, in swav and dino [the paper's]"
+    option: dict[str, Number] = field(
+        default_factory=dict,
+        metadata=setting(
+            None, "of the method's own, as often as needed; they are listed below [the paper's]"
+        ).metadata,
     )
     small_size: int | None = setting(
         None, "side of smaller views in pixels [3/7 of the image size, 96 of 224, at least 8]"
     )
-    redundancy_weight: float | None = setting(
-        None, "of what components of barlow have in common [the paper's]"
-    )
-    invariance_weight: float | None = setting(None, "of vicreg [the paper's]")
-    variance_weight: float | None = setting(None, "of vicreg [the paper's]")
-    covariance_weight: float | None = setting(None, "of vicreg [the paper's]")
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
     branch_stages: int = setting(
         0, "last stages of the backbone of which --copies has copies for the descriptor alone"
@@ -148,12 +121,9 @@ class PretrainSettings:
                 raise RunError(f"{name} is empty, expected a path")
         self._complete()
         positive = [
-            "width", "image_size", "stored_size", "epochs", "max_minutes", "temperature",
-            "projection_width", "hidden_width", "prediction_width", "descriptor_width",
-            "norm_groups", "prototypes", "epsilon", "teacher_temperature", "small_size",
-            "redundancy_weight", "invariance_weight",
-            "variance_weight", "covariance_weight", "learning_rate", "backbone_rate", "workers",
-            "eval_every_epochs", "checkpoint_every_minutes",
+            "width", "image_size", "stored_size", "epochs", "max_minutes", "small_size",
+            "descriptor_width", "learning_rate", "backbone_rate", "workers", "eval_every_epochs",
+            "checkpoint_every_minutes",
         ]  # fmt: skip
         for name in positive:
             value = getattr(self, name)
@@ -174,12 +144,6 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
-        for name in ("queue_length", "queue_start_epoch", "small_views"):
-            value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise RunError(f"{name} is {value}, expected 0 or more")
-        if self.momentum is not None and not 0 <= self.momentum <= 1:
-            raise RunError(f"momentum is {self.momentum}, expected 0 to 1")
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
         if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
@@ -199,8 +163,9 @@ class PretrainSettings:
 
     def _complete(self) -> None:
         """Fill in what the method's paper sets; the record of a run then says it all."""
-        recipe, taken = self.recipe(), self._options()
-        paper = taken | {
+        recipe, method = self.recipe(), find_method(self.method)
+        object.__setattr__(self, "option", complete(self.method, options_of(method), self.option))
+        paper = {
             "optimizer": recipe.optimizer,
             "weight_decay": recipe.weight_decay,
             "crop_min_area": recipe.crop_min_area,
@@ -208,20 +173,6 @@ class PretrainSettings:
         for name, value in paper.items():
             if getattr(self, name) in (None, ""):
                 object.__setattr__(self, name, value)
-        every = {name for method in METHODS.values() for name in options(method)}
-        for name in sorted(every - taken.keys()):
-            if getattr(self, name) is not None:
-                raise RunError(
-                    f"{name} is {getattr(self, name)}, expected none: {self.method} takes "
-                    f"{', '.join(taken)}"
-                )
-
-    def _options(self) -> dict[str, Any]:
-        return options(find_method(self.method))
-
-    def options(self) -> dict[str, Any]:
-        """What the method is made with."""
-        return {name: getattr(self, name) for name in self._options()}
 
     def recipe(self) -> Recipe:
         """What the method's paper trains with."""

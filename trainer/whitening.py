@@ -18,10 +18,6 @@ SMALLEST_SHARE = 1e-6
 """Eigenvalues below this share of the largest are taken for it: they are rounding."""
 
 
-ROWS_A_DIMENSION = 4
-"""What a sample needs at least, for its covariance to be of what is whitened, not of the sample."""
-
-
 class Whitening(nn.Module):
     """Unit rows (N, D) to whitened unit rows (N, K): centred by ``mean_D``, by ``matrix_DK``."""
 

@@ -226,8 +226,7 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
         backbone=task.backbone,
         image_size=task.size,
         batch_size=task.batch_size,
-        temperature=TEMPERATURE,
-        projection_width=PROJECTION_WIDTH,
+        option={"temperature": TEMPERATURE, "projection_width": PROJECTION_WIDTH},
         weight_decay=WEIGHT_DECAY,
     )
     device = torch.device(task.device)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from index.errors import RunError
 from trainer.objectives.barlow import BarlowTwins
 from trainer.objectives.byol import BYOL
@@ -40,9 +37,3 @@ def find_method(name: str) -> type[Objective]:
     if name not in METHODS:
         raise RunError(f"method is {name!r}, expected one of {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def options(method: type[Objective]) -> dict[str, Any]:
-    """The settings that the method takes, with its paper's values."""
-    parameters = inspect.signature(method).parameters.values()
-    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

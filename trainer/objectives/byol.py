@@ -9,6 +9,8 @@ Shape suffixes: M = 2N views, K width of z.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
 from trainer.backbones import Backbone
@@ -19,6 +21,7 @@ from trainer.objectives.objective import (
     Progress,
     Recipe,
     Seen,
+    Within,
     half_cosine,
     hidden,
 )
@@ -42,7 +45,7 @@ class BYOL(Objective):
         *,
         hidden_width: int = 4096,
         projection_width: int = 256,
-        momentum: float = 0.996,
+        momentum: Annotated[float, Within(0, 1)] = 0.996,
     ) -> None:
         super().__init__()
         self.momentum = momentum

@@ -11,6 +11,8 @@ outputs.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +26,7 @@ from trainer.objectives.objective import (
     Progress,
     Recipe,
     Seen,
+    Within,
     exact,
     half_cosine,
     unit,
@@ -99,8 +102,8 @@ class DINO(Objective):
         hidden_width: int = 2048,
         projection_width: int = 256,
         prototypes: int = 65_536,
-        momentum: float = 0.996,
-        small_views: int = 8,  # noqa: ARG002 - the loop makes them
+        momentum: Annotated[float, Within(0, 1)] = 0.996,
+        small_views: Annotated[int, Within(0)] = 8,  # noqa: ARG002 - the loop makes them
     ) -> None:
         super().__init__()
         self.temperature, self.momentum = temperature, momentum

@@ -14,6 +14,8 @@ Shape suffixes: N images, M = 2N views, L keys in the queue, S image size, K wid
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ from index.errors import RunError
 from trainer.backbones import Backbone
 from trainer.distributed import gather
 from trainer.objectives.momentum import Momentum
-from trainer.objectives.objective import Objective, Progress, Recipe, Seen, unit
+from trainer.objectives.objective import Objective, Progress, Recipe, Seen, Within, unit
 
 
 def info_nce(q_MK: Tensor, k_MK: Tensor, queue_LK: Tensor, temperature: float) -> Tensor:
@@ -65,8 +67,8 @@ class MoCo(Objective):
         temperature: float = 0.2,
         hidden_width: int = 2048,
         projection_width: int = 128,
-        momentum: float = 0.999,
-        queue_length: int = 65_536,
+        momentum: Annotated[float, Within(0, 1)] = 0.999,
+        queue_length: Annotated[int, Within(0)] = 65_536,
         norm_groups: int = 8,
     ) -> None:
         super().__init__()
@@ -87,7 +89,7 @@ class MoCo(Objective):
             raise RunError(
                 f"queue_length is {length}, expected at least the {2 * batch_size} views of a batch"
                 f" and at most the {images} images: an older key of the same image would count "
-                "as another's; see --queue-length and --batch-size"
+                "as another's; see --option queue_length and --batch-size"
             )
 
     def forward(self, seen: Seen) -> Tensor:

@@ -47,6 +47,14 @@ class Recipe:
     small_crop_area: tuple[float, float] = (0.05, 0.14)
 
 
+@dataclass(frozen=True)
+class Within:
+    """What an option may be, as ``Annotated`` says it; without it any finite number above 0."""
+
+    least: float
+    most: float = math.inf
+
+
 LIKE_BYOL: Final[dict[str, Any]] = {"blur": (1.0, 0.1), "solarize": (0.0, 0.2)}
 """How the two views differ in BYOL (Grill et al. 2020, table 6), and in others after it."""
 
@@ -91,8 +99,9 @@ class Objective(nn.Module):
     """A method's loss, and all modules and state that it needs beside the backbone.
 
     The state is buffers and submodules, so a checkpoint holds it. A subclass is made with the
-    backbone and keyword arguments, whose names are settings of a run and whose defaults are the
-    paper's. What must not learn by gradients requires none.
+    backbone and keyword arguments, all of them numbers: they are the options of the method
+    (``--option``), and their defaults are the paper's. What must not learn by gradients requires
+    none.
 
     Attributes:
         recipe: of the paper.

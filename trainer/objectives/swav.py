@@ -11,6 +11,8 @@ of h, K width of z, P prototypes.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +20,7 @@ from torch.nn import functional
 from index.errors import RunError
 from trainer.backbones import Backbone
 from trainer.distributed import gather, rank
-from trainer.objectives.objective import Objective, Progress, Recipe, Seen, hidden, unit
+from trainer.objectives.objective import Objective, Progress, Recipe, Seen, Within, hidden, unit
 
 SINKHORN_ITERATIONS = 3
 
@@ -81,9 +83,9 @@ class SwAV(Objective):
         projection_width: int = 128,
         prototypes: int = 3000,
         epsilon: float = 0.05,
-        small_views: int = 6,  # noqa: ARG002 - the loop makes them
-        queue_length: int = 3840,
-        queue_start_epoch: float = 15.0,
+        small_views: Annotated[int, Within(0)] = 6,  # noqa: ARG002 - the loop makes them
+        queue_length: Annotated[int, Within(0)] = 3840,
+        queue_start_epoch: Annotated[float, Within(0)] = 15.0,
     ) -> None:
         super().__init__()
         self.temperature, self.epsilon = temperature, epsilon
@@ -104,8 +106,8 @@ class SwAV(Objective):
         if batch_size + length < prototypes:
             raise RunError(
                 f"a batch of {batch_size} and a queue of {length} cannot use {prototypes} "
-                "prototypes alike, expected at least as many; see --prototypes, --queue-length and "
-                "--batch-size"
+                "prototypes alike, expected at least as many; see --batch-size, and --option "
+                "prototypes and queue_length"
             )
         if 0 < length < batch_size:
             raise RunError(

@@ -1,0 +1,41 @@
+"""The network of a run, as its last checkpoint has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from index.errors import RunError
+from trainer import checkpoint
+from trainer.network import Network
+from trainer.pretrain import create_network
+from trainer.settings import PretrainSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network in evaluation mode, after ``step`` steps and ``seconds`` of training."""
+
+    settings: PretrainSettings
+    network: Network
+    step: int
+    seconds: float
+
+
+def load_trained(run: Path) -> Trained:
+    """Read a run's settings and last checkpoint.
+
+    Raises:
+        RunError: the folder is no run, has no checkpoint, or one of another network.
+    """
+    recorded, names = checkpoint.read_settings(run), PretrainSettings.__dataclass_fields__
+    settings = PretrainSettings(**{name: recorded[name] for name in names if name in recorded})
+    state = checkpoint.load_checkpoint(run)
+    network = create_network(settings).eval()
+    try:
+        network.load_state_dict(state["network"])
+    except RuntimeError as error:
+        raise RunError(
+            f"{run / checkpoint.CHECKPOINT} does not fit the network that its settings describe"
+        ) from error
+    return Trained(settings, network, state["step"], state["seconds"])
