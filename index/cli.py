@@ -31,6 +31,7 @@ from index.build import PROCESSORS, Progress, Report, Settings, build, open_enco
 from index.calibrate import CalibrationSettings, Measured
 from index.collection import Catalog, Collection, Group
 from index.deeds import CERTAIN, Wish
+from index.describe import describe
 from index.encoder import DEFAULT_ENCODER, Encoder, Provider
 from index.errors import EncoderNotKept, EncoderSwitched, KindredError, TooFewImages
 from index.files import sha256_of
@@ -104,6 +105,14 @@ def _parser() -> argparse.ArgumentParser:
     command = _add(
         commands, "verify", _verify, "check every blob, vector and index file against each other"
     )
+
+    command = _add(
+        commands,
+        "describe",
+        _describe,
+        "take the sharpness and metadata of images that came in before releases did so",
+    )
+    _add_decoding(command)
 
     command = _add(
         commands, "snapshot", _snapshot, "write a collection to one file, while it is in use"
@@ -304,6 +313,10 @@ def _add_work(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images encoded and committed at once (default: %(default)s)",
     )
+    _add_decoding(command)
+
+
+def _add_decoding(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers",
         type=_positive,
@@ -670,6 +683,48 @@ def _advance(bar: tqdm[Any]) -> None:
     bar.update()
 
 
+# describe
+
+
+def _describe(options: argparse.Namespace) -> int:
+    with Catalog(options.data).open(options.collection) as collection:
+        with collection.store.read() as snapshot:
+            total = snapshot.count_undescribed()
+        with (
+            _stoppable() as stop,
+            tqdm(
+                desc=options.collection, unit=" images", total=total, mininterval=_BAR_SECONDS
+            ) as bar,
+        ):
+            described = describe(
+                collection,
+                workers=options.workers,
+                max_pixels=options.max_pixels,
+                progress=lambda: _advance(bar),
+                warn=lambda reason: bar.write(f"left alone: {printable(reason)}", sys.stderr),
+                stop=stop,
+            )
+    print(
+        f"{options.collection}: {described.images:,} images described, "
+        f"{described.left_alone:,} left alone"
+    )
+    if options.json:
+        _print_json({"collection": options.collection, **dataclasses.asdict(described)})
+    if described.interrupted:
+        return 128 + stop.signal
+    return LEFT_OUT if described.left_alone else DONE
+
+
+def _say_what_is_not_described(collection: Collection) -> None:
+    with collection.store.read() as snapshot:
+        count = snapshot.count_undescribed()
+    if count:
+        _say(
+            f"{collection.name}: of {count:,} images neither sharpness nor metadata is known, so "
+            f"they come last; kindred-index describe --collection {collection.name} takes them"
+        )
+
+
 # migrate
 
 
@@ -777,6 +832,8 @@ def _duplicates(options: argparse.Namespace) -> int:
         if path is not None and not path.absolute().parent.is_dir():
             raise Refused(f"{option}: there is no folder {path.absolute().parent}")
     with Catalog(options.data).open(options.collection) as collection:
+        if options.keep in ("sharpness", "metadata"):
+            _say_what_is_not_described(collection)
         threshold = _threshold(options, collection)
         rate = collection.calibration.rate_at(threshold)
         groups = list(_all_groups(collection, threshold, options.keep, verify=options.verify))

@@ -24,7 +24,6 @@ SIDE: Final = 128
 """Of the small picture in pixels; PDQ itself looks at 64 by 64."""
 
 BITS: Final = 256
-_SHARPNESS_SIDE: Final = 256
 _LEAST_QUALITY: Final = 50  # of 100: below it PDQ's authors advise to discard the hash
 
 
@@ -32,18 +31,21 @@ _LEAST_QUALITY: Final = 50  # of 100: below it PDQ's authors advise to discard t
 class Fingerprint:
     """A picture without an encoder.
 
-    ``pixel_sha256`` is the digest, ``small`` the picture stretched to uint8 (128, 128, 3),
-    ``sharpness`` that of ``sharpness``.
+    ``pixel_sha256`` is the digest, ``small`` the picture stretched to uint8 (128, 128, 3).
     """
 
     pixel_sha256: str
     small: Pixels
-    sharpness: float
 
     @property
     def perceptual_hash(self) -> bytes:
         """``perceptual_hash`` of the small picture."""
         return perceptual_hash(self.small)
+
+    @property
+    def sharpness(self) -> float:
+        """``sharpness`` of the small picture."""
+        return sharpness(self.small)
 
 
 def fingerprint(data: bytes, image: Image.Image, format: str, orientation: int) -> Fingerprint:
@@ -61,7 +63,7 @@ def fingerprint(data: bytes, image: Image.Image, format: str, orientation: int) 
         digest.update(b"RGB %d %d " % image.size)
         digest.update(image.tobytes())
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    return Fingerprint(digest.hexdigest(), np.ascontiguousarray(small), sharpness(image))
+    return Fingerprint(digest.hexdigest(), np.ascontiguousarray(small))
 
 
 def perceptual_hash(small: Pixels) -> bytes:
@@ -70,17 +72,16 @@ def perceptual_hash(small: Pixels) -> bytes:
     return np.packbits(bits.astype(np.bool_)).tobytes() if quality >= _LEAST_QUALITY else b""
 
 
-def sharpness(image: Image.Image) -> float:
-    """The variance of the Laplacian of the luma, of a picture stretched to 256 by 256 pixels.
+def sharpness(small: Pixels) -> float:
+    """The variance of the Laplacian of the luma.
 
     Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study" (ICPR
-    2000). At one size for all, so that a picture and its smaller version compare; noise and the
-    blocks of a coarse JPEG count as sharp.
+    2000). At one size for all, so that a picture and its smaller version compare: what is finer
+    than that size shows is not seen, and how many pixels there are is another question.
     """
     import cv2  # a tenth of a second, not before it is needed
 
-    size = (_SHARPNESS_SIDE, _SHARPNESS_SIDE)
-    luma = cv2.resize(np.asarray(image.convert("L")), size, interpolation=cv2.INTER_AREA)
+    luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     _, deviation = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))
     return float(deviation[0, 0]) ** 2
 

@@ -163,7 +163,7 @@ class Comparison:
             width=0,
             height=0,
             format="",
-            sharpness=0.0,
+            sharpness=-1.0,
             details=0,
             metadata=_metadata(item, before),
         )

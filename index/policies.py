@@ -1,7 +1,8 @@
 """Which image of a group of copies is suggested to be kept: the first by a chosen order.
 
 A policy is a few criteria, one after the other; where all of them leave a tie, the first id wins.
-The order is total, so that what is kept never depends on the order of arrival.
+The order is total, so that what is kept never depends on the order of arrival. What is not known of
+an image, such as when an upload was made, comes after all that is known.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ def _format_rank(traits: Traits) -> int:
     return (traits.format not in _WITHOUT_LOSS) + (traits.format in _FEW_COLOURS)
 
 
-def _sharpness_rank(traits: Traits) -> int:
+def _sharpness_rank(traits: Traits) -> float:
     """In steps of a factor of the root of two: what is less is seen by nobody."""
+    if traits.sharpness < 0:
+        return math.inf
     return -round(2 * math.log2(1 + traits.sharpness))
 
 

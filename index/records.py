@@ -32,7 +32,8 @@ class Item:
     of its source share, None of an upload. ``mtime_ns`` is when the file was last changed, in
     nanoseconds since 1970, 0 of an upload; ``updated_at`` is ISO 8601 in UTC. ``pixel_sha256`` and
     ``perceptual_hash`` are those of ``index.fingerprint``, as is ``sharpness``; ``details`` are the
-    flags of ``index.details``. Both are 0 where they were not taken, as before there were any.
+    flags of ``index.details``. Of images that came in before these were taken, and of what is
+    unreadable, the sharpness is -1 and the details are 0.
     """
 
     id: str

@@ -79,8 +79,8 @@ CREATE TABLE items (
     width          INTEGER NOT NULL,
     height         INTEGER NOT NULL,
     format         TEXT NOT NULL,
-    sharpness      REAL NOT NULL DEFAULT 0,            -- of index.fingerprint
-    details        INTEGER NOT NULL DEFAULT 0,         -- flags of index.details
+    sharpness      REAL NOT NULL DEFAULT -1,           -- of index.fingerprint; -1: not taken yet
+    details        INTEGER NOT NULL DEFAULT 0,         -- flags of index.details; 0 also until then
     metadata       TEXT NOT NULL CHECK (json_valid(metadata)),
     reason         TEXT NOT NULL,                      -- why it is unreadable, else empty
     updated_at     TEXT NOT NULL
@@ -136,7 +136,7 @@ CREATE TABLE verdicts (
 """,
     2: _BESIDE,
     3: """
-ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT 0;
+ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT -1;
 ALTER TABLE items ADD COLUMN details INTEGER NOT NULL DEFAULT 0;
 """,
 }

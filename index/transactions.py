@@ -293,6 +293,22 @@ class Snapshot:
         )
         return [Facts(*row) for row in rows]
 
+    def undescribed(self, after: int, limit: int) -> dict[int, Item]:
+        """Present items whose sharpness was not taken yet, from the first key beyond ``after``."""
+        rows = self._connection.execute(
+            f"SELECT key, {_ITEM_COLUMNS} FROM items WHERE key > ? AND sharpness < 0"
+            " AND +state = 'present' ORDER BY key LIMIT ?",
+            (after, limit),
+        )
+        return {key: _item(columns) for key, *columns in rows}
+
+    def count_undescribed(self) -> int:
+        """How many present items there are whose sharpness was not taken yet."""
+        (count,) = self._connection.execute(
+            "SELECT count(*) FROM items WHERE sharpness < 0 AND +state = 'present'"
+        ).fetchone()
+        return int(count)
+
     def needs_blob(self, sha256: str) -> bool:
         """Whether an item still refers to these uploaded bytes."""
         row = self._connection.execute(
@@ -476,6 +492,14 @@ class Transaction(Snapshot):
             (metadata_text(metadata), self.number, self._time, id),
         )
         return self.item(id)
+
+    def describe(self, key: int, sha256: str, sharpness: float, details: int) -> None:
+        """Note what these bytes are like; nothing happens where an item has others by now."""
+        self._connection.execute(
+            "UPDATE items SET sharpness = ?, details = ? WHERE key = ? AND sha256 = ?",
+            (sharpness, details, key, sha256),
+        )
+        _ = self.number  # groups as of the version before are of the past
 
     def set_verdict(self, one: str, other: str, verdict: Verdict | None) -> None:
         """Say of two files, by SHA-256, what they are to each other; None takes it back."""

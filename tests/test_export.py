@@ -7,6 +7,7 @@ import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
+from trainer.network import Network
 from trainer.pretrain import create_network, pretrain
 from trainer.settings import PretrainSettings
 
@@ -155,23 +157,43 @@ def test_few_images_leave_the_whitening_as_it_was(
     said = capsys.readouterr().out
     assert "embedding: 33 images are too few to whiten 64 dimensions by, so it is" in said
     assert "descriptor:" not in said
-    assert kept_whitenings(earlier, again) == {"embedding"}
+    network = create_network(settings)
+    assert kept_whitenings(network, earlier, again) == {"embedding"}
     earlier.unlink()
     export.export(export.ExportSettings(settings.out, str(later)))
     said = capsys.readouterr().out
     assert "earlier.onnx, which training started from, is not there any more" in said
     assert "embedding: 33 images are too few to whiten 64 dimensions by; from 64 on" in said
-    assert kept_whitenings(again, later) == {"descriptor"}
+    assert kept_whitenings(network, again, later) == {"descriptor"}
 
 
-def kept_whitenings(one: Path, other: Path) -> set[str]:
+def kept_whitenings(network: Network, one: Path, other: Path) -> set[str]:
     """Which outputs two encoders whiten alike."""
-    others = start.whitenings(other)
+    before, after = (start.whitenings(path, network) for path in (one, other))
+    assert before.keys() == after.keys() == {"embedding", "descriptor"}
     return {
         name
-        for name, whitening in start.whitenings(one).items()
-        if torch.allclose(whitening.matrix_DK, others[name].matrix_DK)
+        for name, whitening in before.items()
+        if torch.allclose(whitening.matrix_DK, after[name].matrix_DK)
     }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"method": "byol", "option": {"projection_width": 16, "hidden_width": 32}},
+        {"copies": True, "descriptor_width": 16},
+    ],
+)
+def test_a_descriptor_from_scratch_is_not_whitened_as_another_was(
+    exported: Path, pictures: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """Though it has as many dimensions."""
+    settings = PretrainSettings(
+        data=str(pictures), out=str(tmp_path), from_=str(exported), image_size=32, width=0.125,
+        batch_size=22, device="cpu", **other,
+    )  # fmt: skip
+    assert start.whitenings(exported, create_network(settings)).keys() == {"embedding"}
 
 
 def test_calibration_states_the_share_of_non_matching_pairs() -> None:

@@ -65,7 +65,7 @@ ITEMS = st.lists(
         size_bytes=st.integers(0, 2),
         mtime_ns=st.sampled_from([0, DAY, 2 * DAY]),
         format=st.sampled_from(["JPEG", "PNG", "GIF", "WEBP"]),
-        sharpness=st.sampled_from([0.0, 99.0, 100.0, 1000.0]),
+        sharpness=st.sampled_from([-1.0, 0.0, 99.0, 100.0, 1000.0]),
         details=st.sampled_from([0, 1, 5]),
     ),
     min_size=2,
@@ -124,6 +124,15 @@ def test_a_file_of_unknown_age_is_neither_the_oldest_nor_the_newest() -> None:
     dated, unknown = item("b"), item("a", mtime_ns=0)
     assert place("oldest", dated) < place("oldest", unknown)
     assert place("newest", dated) < place("newest", unknown)
+
+
+def test_of_what_is_not_described_something_else_decides() -> None:
+    unknown, blurred = item("a", pixels=200, sharpness=-1), item("b", sharpness=0)
+    assert place("sharpness", blurred) < place("sharpness", unknown)
+    larger, smaller = unknown, item("0", sharpness=-1)
+    assert place("sharpness", larger) < place("sharpness", smaller)
+    words = "most pixels (20 × 10) of those with an equal sharpness"
+    assert reason("sharpness", larger, [smaller]) == words
 
 
 def test_the_first_and_the_last_date_that_can_be_stored_are_named() -> None:

@@ -63,6 +63,7 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
     network = create_network(settings)
     start = load_start(network, path)
     assert "copies" in start.taken
+    assert "copies" not in start.fresh  # or it would be made anew from the backbone
     assert "the backbone, copies" in start.sentence()
     trained = checkpoint.load_checkpoint(Path(settings.out))["network"]
     for name, value in network.state_dict().items():

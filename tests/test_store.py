@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -328,11 +329,41 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
         with closing(Store(path)) as database, database.read() as snapshot:
             item = snapshot.item("a")
             assert (item.sha256, item.pixel_sha256, item.perceptual_hash) == ("ab", "", b"")
-            assert (item.sharpness, item.details) == (0, 0)
+            assert (item.sharpness, item.details) == (-1, 0)
+            assert [each.id for each in snapshot.undescribed(0, 9).values()] == ["a"]
             known = snapshot.known("a")
             assert known is not None
             assert not known.embedded
             assert snapshot.with_pixels("") == []
+
+
+def test_a_database_of_the_third_schema_keeps_all_it_has(path: Path) -> None:
+    """But of no image it is known how sharp it is, so all of them are waiting to be described."""
+    with closing(Store(path)) as database:
+        keys = save(database, record("a"), record("b"))
+        with database.read() as snapshot:
+            before, vectors = snapshot.item("b"), snapshot.vectors_of(keys)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "ALTER TABLE items DROP COLUMN sharpness; ALTER TABLE items DROP COLUMN details;"
+            "PRAGMA user_version = 3"
+        )
+    with closing(Store(path)) as database:
+        with database.read() as snapshot:
+            assert snapshot.item("b") == replace(before, sharpness=-1.0)
+            assert np.array_equal(snapshot.vectors_of(keys).embedding, vectors.embedding)
+            assert list(snapshot.undescribed(0, 9)) == keys
+            assert list(snapshot.undescribed(keys[0], 9)) == keys[1:]
+            known = snapshot.known("b")
+            assert known is not None
+            assert known.embedded
+        with database.write() as transaction:
+            transaction.describe(keys[0], "ab", 12.5, 4)
+            transaction.describe(keys[1], "of other bytes", 12.5, 4)
+        with database.read() as snapshot:
+            assert (snapshot.item("a").sharpness, snapshot.item("a").details) == (12.5, 4)
+            assert list(snapshot.undescribed(0, 9)) == keys[1:]
+            assert snapshot.count_undescribed() == 1
 
 
 def test_a_newer_schema_is_refused_and_both_versions_are_named(path: Path) -> None:

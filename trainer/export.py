@@ -181,7 +181,7 @@ def export(settings: ExportSettings) -> Export:
         pixels[:background],
         settings.embedding_width,
         settings.descriptor_width,
-        _earlier(trained.from_, recorded),
+        _earlier(trained.from_, recorded, network),
     ).eval()
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
     fit = {"image_size": size, "fit": "stretch", "kernel": "bilinear"}
@@ -231,14 +231,16 @@ def export(settings: ExportSettings) -> Export:
     return Export(str(out), final.sha256, out.stat().st_size / 1e6, cosine, comparison)
 
 
-def _earlier(path: str | None, recorded: Mapping[str, Any]) -> dict[str, Whitening]:
+def _earlier(
+    path: str | None, recorded: Mapping[str, Any], network: Network
+) -> dict[str, Whitening]:
     """The whitenings of the encoder file that a run started from, by output."""
     if path is None or Path(path).suffix != ".onnx":
         return {}
     if not Path(path).is_file() or start_digest(path) != recorded["start_digest"]:
         print(f"{path}, which training started from, is not there any more, or another by now")
         return {}
-    return start.whitenings(Path(path))
+    return start.whitenings(Path(path), network)
 
 
 def to_onnx(served: Served, image_size: int) -> onnx.ModelProto:

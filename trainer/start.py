@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from index.artifact import read_metadata
 from index.errors import RunError
 from trainer import checkpoint
+from trainer.network import Network
 from trainer.whitening import Whitening
 
 INHERITED = (
@@ -86,12 +87,12 @@ def load_start(network: nn.Module, path: Path) -> Start:
     """
     own = network.state_dict()
     found = _read(path)
-    backbone = {name for name in own if name.startswith("backbone.")}
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
     }  # fmt: skip
-    lacking = sorted(backbone - taken.keys() - {name for name in own if "num_batches" in name})
+    missing = _learnt(network).keys() - taken.keys()
+    lacking = sorted(name for name in missing if name.startswith("backbone."))
     if lacking:
         shapes = [
             f"{name} is {tuple(found[name].shape) if name in found else 'missing'}, "
@@ -99,24 +100,41 @@ def load_start(network: nn.Module, path: Path) -> Start:
             for name in lacking[:3]
         ]
         raise RunError(
-            f"{path} does not fit the backbone: {len(lacking)} of {len(backbone)} tensors differ; "
+            f"{path} does not fit the backbone: {len(lacking)} of its tensors differ; "
             f"{'; '.join(shapes)}; see --backbone, --width and --image-size"
         )
     network.load_state_dict(taken, strict=False)
     given = {"backbone", "mean", "deviation"}
     heads = {name.split(".")[0] for name in taken} - given
-    fresh = {name.split(".")[0] for name in own.keys() - taken.keys()} - given
+    fresh = {name.split(".")[0] for name in missing} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
-def whitenings(path: Path) -> dict[str, Whitening]:
-    """The whitening of each output of an encoder file, those that it has."""
+def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
+    """By which an encoder file whitens those outputs that a network started from it shares.
+
+    The descriptor is one of them where the file has all of what makes it: a head from scratch has
+    directions of its own.
+    """
+    head = "objective.projector." if network.copies is None else "copies."
+    tensors = _tensors(path, "network.")
+    shares_descriptor = all(
+        name in tensors and tensors[name].shape == value.shape
+        for name, value in _learnt(network).items()
+        if name.startswith(head)
+    )
     found = {}
-    for name in ("embedding", "descriptor"):
-        tensors = _tensors(path, f"{name}_whitening.")
-        if tensors.keys() >= {"mean_D", "matrix_DK"}:
-            found[name] = Whitening(tensors["mean_D"], tensors["matrix_DK"])
+    for name in ("embedding", "descriptor") if shares_descriptor else ("embedding",):
+        parts = _tensors(path, f"{name}_whitening.")
+        if parts.keys() >= {"mean_D", "matrix_DK"}:
+            found[name] = Whitening(parts["mean_D"], parts["matrix_DK"])
     return found
+
+
+def _learnt(network: nn.Module) -> dict[str, Tensor]:
+    """The state but for what norms count, which no encoder file has: nothing is made of it."""
+    state = network.state_dict().items()
+    return {name: value for name, value in state if not name.endswith("num_batches_tracked")}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
