@@ -193,7 +193,7 @@ def test_setting_of_another_method_is_refused_by_name() -> None:
 
 
 def test_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RunError, match="method is 'simclear', expected one of simclr, simsiam"):
+    with pytest.raises(RunError, match="method is 'simclear', expected one of simclr, simclr2"):
         PretrainSettings(data="here", out="there", method="simclear")
 
 

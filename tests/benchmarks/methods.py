@@ -5,7 +5,8 @@
         [--out FOLDER] [-- --seed 1 ...]
 
 Each method trains the same backbone from scratch on the same pictures, with the defaults of its
-paper (what follows -- goes to every run), and is exported and measured as a user would. Runs stay
+paper, but for heads and queues that are of ImageNet's size, which are as solo-learn sets them for
+CIFAR (OF_CIFAR); what follows -- goes to every run. It is exported and measured as a user would. Runs stay
 in FOLDER, so that the same command goes on where it was interrupted.
 
     kNN, probe   weighted kNN and linear probe of the embedding on the test pictures, learnt from
@@ -44,6 +45,14 @@ LIGHTLY: Final = {
     "simclr": 0.847, "simsiam": 0.819, "byol": 0.869, "moco": 0.838, "barlow": 0.842,
     "swav": 0.812, "dino": 0.840,
 }  # fmt: skip
+
+
+OF_CIFAR: Final[dict[str, dict[str, int]]] = {
+    "barlow": {"hidden_width": 2048, "projection_width": 2048},
+    "vicreg": {"hidden_width": 2048, "projection_width": 2048},
+    "dino": {"prototypes": 4096},
+    "moco": {"queue_length": 32_768},
+}
 
 
 class Refused(Exception):
@@ -119,7 +128,13 @@ def measure(
             # A rate this small moves no weight, but the norms learn what pictures are.
             chosen = ["--learning-rate", "1e-12", *common, "--epochs", "1"]
         else:
-            chosen = ["--method", method, *common]
+            own = OF_CIFAR.get(method, {})
+            if "queue_length" in own:  # no image twice
+                own["queue_length"] = min(
+                    own["queue_length"], parquet.read_metadata(train).num_rows
+                )
+            options = [f"--option={name}={value}" for name, value in own.items()]
+            chosen = ["--method", method, *options, *common]
         call("pretrain", "--data", str(train), "--out", str(run), *chosen)
         minutes = (time.monotonic() - start) / 60
         call("export", str(run), "--out", str(encoder))
