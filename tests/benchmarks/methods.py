@@ -6,8 +6,8 @@
 
 Each method trains the same backbone from scratch on the same pictures, with the defaults of its
 paper, but for heads and queues that are of ImageNet's size, which are as solo-learn sets them for
-CIFAR (OF_CIFAR); what follows -- goes to every run. It is exported and measured as a user would. Runs stay
-in FOLDER, so that the same command goes on where it was interrupted.
+CIFAR (OF_CIFAR); what follows -- goes to every run. It is exported and measured as a user would.
+Runs stay in FOLDER, so that the same command goes on where it was interrupted.
 
     kNN, probe   weighted kNN and linear probe of the embedding on the test pictures, learnt from
                  the training pictures
@@ -128,7 +128,7 @@ def measure(
             # A rate this small moves no weight, but the norms learn what pictures are.
             chosen = ["--learning-rate", "1e-12", *common, "--epochs", "1"]
         else:
-            own = OF_CIFAR.get(method, {})
+            own = dict(OF_CIFAR.get(method, {}))
             if "queue_length" in own:  # no image twice
                 own["queue_length"] = min(
                     own["queue_length"], parquet.read_metadata(train).num_rows
