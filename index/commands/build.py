@@ -1,0 +1,70 @@
+"""``build``: bring a collection in step with a source of images."""
+
+from __future__ import annotations
+
+import argparse
+
+from index.build import build
+from index.calibrate import CalibrationSettings
+from index.collection import Catalog, Collection
+from index.commands.bars import JobBar
+from index.commands.calibrate import measure
+from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json, say
+from index.commands.job import add_job_flags, facts, open_job_encoder, summary
+from index.commands.signals import Stop, stoppable
+from index.commands.work import encoder_file, job_settings
+from index.encoder import Encoder
+from index.errors import TooFewImages
+
+
+def add(commands: Commands) -> None:
+    """Add ``build`` to the command line."""
+    command = add_command(
+        commands, "build", _run, "bring a collection in step with a source of images"
+    )
+    add_job_flags(command)
+    command.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="do not measure false match rates on the collection the first time",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    encoder = open_job_encoder(options)
+    with (
+        Catalog(options.data).create(options.collection, encoder) as collection,
+        stoppable() as stop,
+        JobBar(options.collection) as bar,
+    ):
+        report = build(
+            options.source,
+            collection,
+            encoder,
+            settings=job_settings(options),
+            prefix=options.prefix,
+            progress=bar.show,
+            stop=stop,
+        )
+        bar.close()
+        say(summary(options.collection, report))
+        if not (options.no_calibrate or stop.is_set() or collection.measured()):
+            _calibrate_first(collection, options, stop)
+    if options.json:
+        print_json(facts(options.collection, encoder, report))
+    if stop.is_set():
+        return 128 + stop.signal
+    return LEFT_OUT if report.progress.left_out else DONE
+
+
+def _calibrate_first(collection: Collection, options: argparse.Namespace, stop: Stop) -> None:
+    """Measure false match rates once, where there is enough to measure them on."""
+    file = encoder_file(options)
+    encoder = Encoder(file, provider=options.provider, threads=options.threads)
+    try:
+        measured = measure(collection, encoder, CalibrationSettings(), stop)
+    except TooFewImages:
+        say(f"{collection.name}: not calibrated, too small; see kindred-index calibrate --help")
+    else:
+        if not stop.is_set():
+            say(f"{collection.name}: calibrated on {measured.sampled:,} of its images")
