@@ -8,19 +8,14 @@ visible to the next search and memory never disagrees with the disk.
 from __future__ import annotations
 
 import hashlib
-import re
-import shutil
 import threading
-import uuid
-from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 from pydantic import ValidationError
 
 from index import snapshots, sources, store
@@ -35,51 +30,36 @@ from index.calibrate import (
     sample,
 )
 from index.columns import Columns
-from index.duplicates import (
-    Group,
-    Keep,
-    Page,
-    describe_group,
-    look_again,
-)
+from index.duplicates import Group, Keep, Page
 from index.encoder import Encoder, Encoding
 from index.errors import (
     CollectionCorrupt,
     CollectionError,
-    CollectionExists,
     CollectionNotFound,
     EncoderMismatch,
     EncoderSwitched,
-    InvalidName,
     InvalidVerdict,
-    SourceNotFound,
     SourceUnreadable,
-    TooManyPairs,
 )
-from index.files import now, remove_abandoned, sync_folder, sync_tree
 from index.filters import EVERYTHING, Filter
+from index.grouping import Grouping
 from index.image import Picture
 from index.indexes import DEFAULT_MEMORY, Indexes, Memory
 from index.kept_encoders import KeptEncoders
 from index.matching import CopyQuery, Match, find_matches
-from index.neighbours import Neighbours
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
 from index.snapshots import Contents
-from index.stars import Star, find_stars, first_of_kind, stars_of
+from index.stars import first_of_kind
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
-from index.verdicts import Verdict, Verdicts
+from index.verdicts import Verdict
 from index.verification import Verifier
 from index.verify import Findings, verify
 
-__all__ = [
-    "Catalog", "Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page"
-]  # fmt: skip
-
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+__all__ = ["Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page"]
 
 
 @dataclass(frozen=True)
@@ -123,9 +103,7 @@ class Collection:
         self._columns = Columns(self.store)
         self._perceptual = PerceptualIndex(self.store)
         self._verifier = Verifier(self.read)
-        self._grouping = threading.Lock()
-        self._neighbours = Neighbours()
-        self._stars: tuple[tuple[int, float, Policy], list[Star]] | None = None
+        self._grouping = Grouping(self.store, self._verifier)
         self._measured: tuple[str, Measured] | None = None
         try:
             self.metadata: Final = _metadata(settings, folder)
@@ -449,53 +427,14 @@ class Collection:
         grouped again among itself: so a group may come as several in its place, or not at all, and
         ``limit`` counts those before the look, which cursors go by.
         """
-        with self._grouping, self.store.read() as snapshot:
-            moment, verdicts = (snapshot.version(), threshold, policy), snapshot.verdicts()
-            if self._stars is None or self._stars[0] != moment:
-                self._stars = moment, self._grouped(snapshot, threshold, verdicts, policy)
-            known = self._stars[1]
-            start = bisect_right(known, cursor or "", key=lambda star: star.id)
-            stars = known[start : start + limit]
-            keys = [key for star in stars for key in star.keys]
-            items = snapshot.items_of(keys)
-        calibration = self.calibration
-        groups: Iterable[Group] = [
-            describe_group(star, items, calibration, verdicts, policy) for star in stars
-        ]
-        if verify:
-            groups = chain(*(self._verified(group, threshold, policy) for group in groups))
-        more = start + limit < len(known)
-        return Page(tuple(groups), stars[-1].id if more else None)
-
-    def _grouped(
-        self, snapshot: Snapshot, threshold: float, verdicts: Verdicts, policy: Policy
-    ) -> list[Star]:
-        try:
-            near = self._neighbours.near(snapshot, threshold)
-        except TooManyPairs:  # then stars are made as they are found
-            return find_stars(snapshot.present(), threshold, verdicts, policy)
-        keys = np.union1d(near.one, near.other).tolist()
-        images = {*snapshot.twins(), *snapshot.facts_of(keys, verdicts.same)}
-        return stars_of(images, near, snapshot.vectors_of, verdicts, policy)
-
-    def _verified(self, group: Group, threshold: float, policy: Policy) -> Iterator[Group]:
-        """What a second look makes of a group: none, one, or several."""
-        unseen = [group]
-        while unseen:
-            look = look_again(unseen.pop(), self._verifier, policy)
-            yield from look.groups
-            if len(look.refused) > 1:
-                unseen += self._groups_among(look.refused, threshold, policy)
-
-    def _groups_among(
-        self, items: Iterable[Item], threshold: float, policy: Policy
-    ) -> Iterator[Group]:
-        with self.store.read() as snapshot:
-            keys, verdicts = snapshot.keys_of(item.id for item in items), snapshot.verdicts()
-            stars = find_stars(snapshot.present(keys), threshold, verdicts, policy)
-            present = snapshot.items_of(keys)
-        for star in stars:
-            yield describe_group(star, present, self.calibration, verdicts, policy)
+        return self._grouping.page(
+            self.calibration,
+            threshold=threshold,
+            limit=limit,
+            cursor=cursor,
+            policy=policy,
+            verify=verify,
+        )
 
     # The indexes
 
@@ -552,147 +491,6 @@ class Collection:
             with suppress(CollectionError), self.store.write() as transaction:
                 if not transaction.needs_blob(sha256):
                     self._blobs.remove(sha256)
-
-
-class Catalog:
-    """The collections of a data folder; several processes may use one at a time."""
-
-    def __init__(self, root: Path, memory: Memory = DEFAULT_MEMORY) -> None:
-        self._folder = root / "collections"
-        self._memory = memory
-
-    def names(self) -> list[str]:
-        """The names of all collections, sorted."""
-        return sorted(
-            path.parent.name
-            for path in self._folder.glob(f"*/{store.DATABASE}")
-            if _NAME.fullmatch(path.parent.name)
-        )
-
-    def exists(self, name: str) -> bool:
-        """Whether there is a collection of this name; InvalidName if there never can be."""
-        return (self._place(name) / store.DATABASE).is_file()
-
-    def create(self, name: str, encoder: Encoder) -> Collection:
-        """Make a collection for this encoder, or open the one that is there.
-
-        Raises:
-            InvalidName: the name has a character or a length that is not allowed.
-            CollectionExists: another encoder made the one that is there.
-            CollectionError: the disk is full or read-only.
-        """
-        folder = self._place(name)
-        if not self.exists(name):
-            with suppress(CollectionExists), self._making(folder) as draft:
-                KeptEncoders(draft / "encoders").keep(encoder.path, encoder.sha256)
-                store.create(
-                    draft / store.DATABASE,
-                    Settings(encoder.sha256, encoder.metadata.model_dump_json(), now()),
-                    dimensions_of(encoder.metadata),
-                )
-        try:
-            collection = Collection(folder, encoder, self._memory)
-        except EncoderMismatch as error:
-            raise CollectionExists(str(error)) from error
-        try:  # collections of earlier releases have no copy
-            collection.encoders.keep(encoder.path, encoder.sha256)
-        except BaseException:
-            collection.close()
-            raise
-        return collection
-
-    def open(self, name: str, encoder: Encoder | None = None) -> Collection:
-        """Open a collection; without an encoder it is not checked which one made it.
-
-        Raises:
-            InvalidName, CollectionNotFound, CollectionCorrupt, EncoderMismatch.
-        """
-        if not self.exists(name):
-            raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
-        return Collection(self._place(name), encoder, self._memory)
-
-    def restore(
-        self, name: str, file: Path, progress: snapshots.Progress = lambda *_: None
-    ) -> Contents:
-        """Make a collection of a snapshot, with index files made anew; all of it or nothing.
-
-        Raises:
-            InvalidName, SnapshotInvalid, SourceNotFound.
-            CollectionExists: there is one of this name, which is left as it is.
-            CollectionCorrupt: the snapshot is of a newer release.
-        """
-        if not file.is_file():
-            raise SourceNotFound(f"there is no file {file}")
-        folder = self._place(name)
-        if self.exists(name):
-            raise CollectionExists(f"there is a collection {name!r} in {self._folder} already")
-        with self._making(folder) as draft:
-            snapshots.extract(file, draft, progress)
-            try:
-                contents = snapshots.contents(draft, file.stat().st_size)
-                with Collection(draft, memory=self._memory) as collection:
-                    collection.compact()
-            except CollectionCorrupt as error:  # it names a folder that is soon no more
-                raise CollectionCorrupt(str(error).replace(f"{draft}/", f"{file}: ")) from error
-        return contents
-
-    def delete(self, name: str) -> None:
-        """Remove a collection and all that was uploaded to it; files it was indexed from stay.
-
-        Raises:
-            InvalidName, CollectionNotFound.
-            CollectionError: the folder is read-only.
-        """
-        if not self.exists(name):
-            raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
-        folder = self._place(name)
-        remains = self._folder / f".deleted-{uuid.uuid4().hex}"
-        with closing(Store(folder / store.DATABASE)) as database, database.write():
-            # Writers wait for this transaction, and then find that the collection has gone.
-            try:
-                folder.rename(remains)
-                sync_folder(self._folder)
-            except OSError as error:
-                raise CollectionError(f"{folder} cannot be removed: {error.strerror}") from error
-        shutil.rmtree(remains, ignore_errors=True)  # what is left is removed another time
-
-    @contextmanager
-    def _making(self, folder: Path) -> Iterator[Path]:
-        """A draft of a collection's folder; on leaving it appears in its place, durably.
-
-        Raises:
-            CollectionExists: another process was faster.
-            CollectionError: it cannot be written.
-        """
-        draft = self._folder / f".created-{uuid.uuid4().hex}"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for pattern in (".created-*", ".deleted-*"):
-                remove_abandoned(self._folder, pattern)
-            (draft / "blobs").mkdir(parents=True)
-            yield draft
-            sync_tree(draft)
-            try:
-                draft.rename(folder)
-            except OSError as error:
-                if self.exists(folder.name):
-                    raise CollectionExists(f"there is a collection {folder.name!r}") from error
-                raise
-            sync_folder(self._folder)
-        except OSError as error:
-            raise CollectionError(
-                f"collection {folder.name!r} cannot be made in {self._folder}: {error.strerror}"
-            ) from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-
-    def _place(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
-            raise InvalidName(
-                f"the name {name!r} is not allowed, expected 1 to 63 lower-case letters, digits, "
-                "'-' and '_', the first a letter or a digit"
-            )
-        return self._folder / name
 
 
 def dimensions_of(metadata: Metadata) -> dict[Space, int]:

@@ -14,7 +14,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.encoder import DEFAULT_ENCODER, Encoder
 from index.indexes import Memory
 from service import failures, problems

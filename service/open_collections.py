@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.errors import (
     CollectionCorrupt,
     CollectionNotFound,

@@ -27,7 +27,8 @@ import numpy as np
 from pictures import jpeg
 
 from index.build import Progress, Settings, build
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.encoder import Encoder, Encoding
 from index.errors import CollectionLocked, EncoderSwitched, KindredError, MigrationRefused
 from index.files import sha256_of

@@ -23,7 +23,8 @@ import tiny_encoder
 from pictures import jpeg, put
 
 from index.build import Progress, Report, Settings, build
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.encoder import Encoder, Encoding
 from index.errors import CollectionLocked, EncoderMismatch, SourceNotFound, SourceUnreadable
 from index.files import held_alone

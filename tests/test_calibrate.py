@@ -14,7 +14,8 @@ from pictures import jpeg, put
 from index import cli
 from index.build import build
 from index.calibrate import FOLDS, LEAST_FALSE_MATCHES, CalibrationSettings, _curve
-from index.collection import Catalog, Collection, CopyQuery
+from index.catalog import Catalog
+from index.collection import Collection, CopyQuery
 from index.edits import EDITS
 from index.encoder import Encoder
 from index.errors import TooFewImages

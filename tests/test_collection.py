@@ -18,26 +18,21 @@ from typing import cast
 import faiss
 import numpy as np
 import pytest
-import tiny_encoder
 from pictures import jpeg, put
 
 from index import filters, indexes
-from index.collection import Catalog, Collection, CopyQuery
+from index.catalog import Catalog
+from index.collection import Collection, CopyQuery
 from index.encoder import Encoder
 from index.errors import (
     CollectionCorrupt,
-    CollectionExists,
     CollectionLocked,
-    CollectionNotFound,
-    EncoderMismatch,
     ImageNotFound,
     InvalidId,
     InvalidMetadata,
-    InvalidName,
     InvalidVector,
 )
 from index.files import held_alone
-from index.neighbours import Neighbours
 
 _PROJECT = Path(__file__).parent.parent
 
@@ -265,46 +260,6 @@ def test_copies_are_exact_ones_first_then_by_score(
         ("0 smaller", "descriptor"),
     ]
     assert collection.copies(asked, threshold=9.0) == [first, second]
-
-
-def test_groups_of_duplicates_page_without_gaps(collection: Collection, encoder: Encoder) -> None:
-    for seed in range(5):
-        for quality in (95, 60):
-            put(collection, encoder, f"{seed}-{quality}", jpeg(seed, quality=quality))
-    threshold = collection.metadata.calibration.threshold_for(0.0001)
-    whole = collection.duplicate_groups(threshold=threshold)
-    assert whole.next_cursor is None
-    assert {frozenset(image.id[0] for image in group.images) for group in whole.groups} <= {
-        frozenset(f"{seed}") for seed in range(5)
-    }
-    assert len(whole.groups) == 5
-    assert all(group.keep.id.endswith("-95") for group in whole.groups)
-    pages = []
-    cursor = None
-    while True:
-        page = collection.duplicate_groups(threshold=threshold, limit=2, cursor=cursor)
-        pages.append(page.groups)
-        cursor = page.next_cursor
-        if cursor is None:
-            break
-    assert [len(page) for page in pages] == [2, 2, 1]
-    assert tuple(itertools.chain(*pages)) == whole.groups
-    collection.delete("3-60")
-    assert len(collection.duplicate_groups(threshold=threshold).groups) == 4
-
-
-def test_more_pairs_than_can_be_kept_make_the_same_groups(
-    collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for seed in range(4):
-        for quality in (95, 80, 60):
-            put(collection, encoder, f"{seed}-{quality}", jpeg(seed, quality=quality))
-    threshold = collection.metadata.calibration.threshold_for(0.0001)
-    expected = collection.duplicate_groups(threshold=threshold)
-    assert len(expected.groups) == 4
-    monkeypatch.setattr(collection, "_neighbours", Neighbours(most=3))
-    put(collection, encoder, "another", jpeg(9))
-    assert collection.duplicate_groups(threshold=threshold) == expected
 
 
 # Other processes, and the end of this one
@@ -619,93 +574,3 @@ def test_verify_finds_an_index_that_holds_other_vectors(
     writer.execute("UPDATE vectors SET descriptor = ? WHERE key = 2", (row,))
     problems = collection.verify().problems
     assert "1 descriptor vectors in the index are not the database's" in problems
-
-
-# Encoders and names
-
-
-def test_another_encoder_is_refused_and_both_are_named(
-    catalog: Catalog, collection: Collection, encoder: Encoder, tmp_path: Path
-) -> None:
-    other = Encoder(tiny_encoder.build(tmp_path / "other.onnx", seed=1), provider="cpu", threads=1)
-    for refuse, error in ((catalog.open, EncoderMismatch), (catalog.create, CollectionExists)):
-        with pytest.raises(error) as refused:
-            refuse("pictures", other)
-        assert encoder.sha256[:12] in str(refused.value)
-        assert other.sha256[:12] in str(refused.value)
-    with catalog.open("pictures") as unchecked:
-        assert unchecked.encoder_sha256 == encoder.sha256
-        assert unchecked.metadata == encoder.metadata
-
-
-def test_making_a_collection_twice_gives_the_same(
-    catalog: Catalog, collection: Collection, encoder: Encoder
-) -> None:
-    put(collection, encoder, "a", jpeg(1))
-    with catalog.create("pictures", encoder) as again:
-        assert again.count()["present"] == 1
-    assert catalog.names() == ["pictures"]
-
-
-@pytest.mark.parametrize("name", ["", "A", "a b", "../a", "-a", "a" * 64, "a/b", ".a", "ä", "a\n"])
-def test_a_name_that_is_not_allowed_is_refused(
-    catalog: Catalog, encoder: Encoder, name: str
-) -> None:
-    for refuse in (
-        lambda: catalog.create(name, encoder),
-        lambda: catalog.open(name, encoder),
-        lambda: catalog.delete(name),
-        lambda: catalog.exists(name),
-    ):
-        with pytest.raises(InvalidName):
-            refuse()
-
-
-def test_what_killed_processes_left_of_collections_is_removed_in_time(
-    catalog: Catalog, encoder: Encoder, tmp_path: Path
-) -> None:
-    """And nothing else: hidden folders of other programs are none of our business."""
-    left = [".created-1", ".deleted-2", ".created-young", ".other"]
-    for name in left:
-        (tmp_path / "collections" / name).mkdir(parents=True)
-        if name != ".created-young":
-            os.utime(tmp_path / "collections" / name, (0, 0))
-    catalog.create("pictures", encoder).close()
-    assert catalog.names() == ["pictures"]
-    there = sorted(path.name for path in (tmp_path / "collections").iterdir())
-    assert there == [".created-young", ".other", "pictures"]
-
-
-def test_what_is_not_there_cannot_be_opened(catalog: Catalog, encoder: Encoder) -> None:
-    assert catalog.names() == []
-    assert not catalog.exists("pictures")
-    for refuse in (lambda: catalog.open("pictures", encoder), lambda: catalog.delete("pictures")):
-        with pytest.raises(CollectionNotFound, match="'pictures'"):
-            refuse()
-
-
-def test_a_deleted_collection_is_gone_for_everyone(
-    catalog: Catalog, collection: Collection, encoder: Encoder
-) -> None:
-    """Who still has it open is told, even where another takes its name at once."""
-    put(collection, encoder, "a", jpeg(1))
-    query = collection.vectors("a")
-    catalog.delete("pictures")
-    assert catalog.names() == []
-    assert not collection.folder.exists()
-    with catalog.create("pictures", encoder) as another:
-        put(another, encoder, "b", jpeg(2))
-        assert collection.is_superseded()
-        assert not another.is_superseded()
-        for use in (
-            lambda: collection.search(query.embedding[0]),
-            lambda: collection.get("a"),
-            lambda: put(collection, encoder, "c", jpeg(3)),
-            lambda: collection.delete("a"),
-        ):
-            with pytest.raises(CollectionNotFound, match="deleted"):
-                use()
-        collection.close()
-        assert found(another, encoder, 2) == ["b"]
-    with catalog.open("pictures", encoder) as again:
-        assert found(again, encoder, 2) == ["b"]

@@ -14,8 +14,9 @@ from PIL import Image
 from PIL.ExifTags import Base
 
 from index.build import build
+from index.catalog import Catalog
 from index.cli import main
-from index.collection import Catalog, Collection
+from index.collection import Collection
 from index.describe import describe
 from index.encoder import Encoder
 

@@ -20,7 +20,8 @@ from pictures import jpeg, put
 from serving import client, upload
 
 from index import filters, store
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.columns import Columns, Table
 from index.encoder import Encoder, Encoding
 from index.errors import ImageNotFound, InvalidFilter

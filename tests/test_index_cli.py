@@ -15,8 +15,8 @@ import pytest
 import tiny_encoder
 from pictures import jpeg
 
+from index.catalog import Catalog
 from index.cli import main
-from index.collection import Catalog
 from index.files import held_alone
 
 _PROJECT = Path(__file__).parent.parent

@@ -14,7 +14,8 @@ from pictures import put
 from PIL import Image, ImageEnhance
 
 from index.build import build
-from index.collection import Catalog, Collection, CopyQuery, Match, Page
+from index.catalog import Catalog
+from index.collection import Collection, CopyQuery, Match, Page
 from index.encoder import Encoder
 from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash

@@ -23,8 +23,9 @@ from index import agreement, beside
 from index.agreement import NEAREST, Thresholds
 from index.build import Settings, build
 from index.calibrate import CalibrationSettings
+from index.catalog import Catalog
 from index.cli import main
-from index.collection import Catalog, Collection
+from index.collection import Collection
 from index.encoder import Encoder, Encoding
 from index.errors import (
     CollectionLocked,

@@ -13,7 +13,7 @@ import pytest
 import serving
 from httpx2 import Client
 
-from index.collection import Catalog
+from index.catalog import Catalog
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -22,7 +22,8 @@ from test_sources import assert_sound, write, write_parquet, write_tar
 from test_zips import write_zip
 
 from index.build import Report, Settings, build
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.encoder import Encoder
 from index.errors import SourceNotFound, SourceUnreadable
 from index.sources import count, locator_prefix, path_of, read, scan

@@ -13,7 +13,7 @@ from killed_writer import Arena, State, contradictions
 from pictures import jpeg, put
 
 from index import store
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.encoder import Encoder
 from index.errors import CollectionNotFound
 

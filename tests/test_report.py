@@ -18,7 +18,8 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from index.build import build
-from index.collection import Catalog, Collection, Group
+from index.catalog import Catalog
+from index.collection import Collection, Group
 from index.encoder import Encoder
 from index.image import thumbnail
 from index.report import MOST_IMAGES, Terms, printable, spare_bytes, write_csv, write_html

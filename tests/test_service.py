@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from serving import client, image_url, upload
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.encoder import Encoder
 from service import problems
 from service.app import create_app

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from serving import client, image_url, upload
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.encoder import Encoder
 
 

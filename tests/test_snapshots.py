@@ -23,8 +23,9 @@ import pytest
 from pictures import jpeg, put
 
 from index import snapshots
+from index.catalog import Catalog
 from index.cli import main
-from index.collection import Catalog, Collection
+from index.collection import Collection
 from index.encoder import Encoder
 from index.errors import (
     CollectionCorrupt,

@@ -12,8 +12,8 @@ from pictures import jpeg, picture, put
 from PIL import Image, ImageFilter
 from PIL.ExifTags import IFD, Base
 
+from index.catalog import Catalog
 from index.cli import main
-from index.collection import Catalog
 from index.encoder import Encoder
 from index.files import held_alone
 

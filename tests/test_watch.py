@@ -19,7 +19,8 @@ from pictures import jpeg, put
 from test_sources import write_tar
 
 from index.build import Report, Settings
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.encoder import Encoder
 from index.errors import SourceNotFound
 from index.files import held_alone

@@ -6,7 +6,8 @@ import argparse
 
 from index.build import build
 from index.calibrate import CalibrationSettings
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.commands.bars import JobBar
 from index.commands.calibrate import measure
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json, say

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from index.calibrate import CalibrationSettings, Measured
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.commands.bars import image_bar
 from index.commands.command import DONE, Commands, Refused, add_command, positive, print_json
 from index.commands.signals import Stop, stoppable

@@ -8,7 +8,7 @@ import sys
 
 from tqdm import tqdm
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.bars import image_bar
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json
 from index.commands.signals import stoppable

@@ -11,7 +11,8 @@ from typing import Final
 from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE
-from index.collection import Catalog, Collection, Group
+from index.catalog import Catalog
+from index.collection import Collection, Group
 from index.commands.bars import BAR_SECONDS
 from index.commands.command import (
     DONE,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from index import beside
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.command import DONE, Commands, add_command, print_json
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from index import migrate as migrations
 from index.agreement import NEAREST
-from index.collection import Catalog, Collection
+from index.catalog import Catalog
+from index.collection import Collection
 from index.commands.bars import JobBar
 from index.commands.command import (
     DONE,

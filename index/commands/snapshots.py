@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.bars import BAR_SECONDS
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json
 from index.commands.signals import Terminated

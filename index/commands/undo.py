@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json, print_now
 from index.tidy import undo_all
 

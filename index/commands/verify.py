@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json
 
 

@@ -7,7 +7,7 @@ import math
 from datetime import datetime
 
 from index.build import Report
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.bars import JobBar
 from index.commands.command import DONE, Commands, add_command, print_json, print_now, say
 from index.commands.job import add_job_flags, facts, open_job_encoder, summary

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from index.build import PROCESSORS, Settings
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.commands.command import positive
 from index.encoder import DEFAULT_ENCODER, Provider
 from index.errors import EncoderNotKept

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from index import sources
 from index.artifact import Calibration
 from index.calibrate import CalibrationSettings
-from index.collection import Catalog, Collection, CopyQuery
+from index.catalog import Catalog
+from index.collection import Collection, CopyQuery
 from index.edits import EDITS
 from index.encoder import DEFAULT_ENCODER, Encoder
 from index.image import upright

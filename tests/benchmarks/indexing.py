@@ -43,7 +43,8 @@ sys.path.insert(0, str(_PROJECT))
 
 from index import sources  # noqa: E402
 from index.build import Settings, build, open_encoder  # noqa: E402
-from index.collection import Catalog, Collection  # noqa: E402
+from index.catalog import Catalog  # noqa: E402
+from index.collection import Collection  # noqa: E402
 from index.encoder import DEFAULT_ENCODER, Encoder  # noqa: E402
 from index.outcomes import Comparison, Embed  # noqa: E402
 
