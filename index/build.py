@@ -15,9 +15,8 @@ import json
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,6 +30,7 @@ from index.collection import Collection
 from index.encoder import CPU, Encoder, Provider, count_cuda_devices
 from index.errors import CollectionLocked, SourceError
 from index.files import held_alone, make_folder
+from index.in_order import InOrder
 from index.outcomes import Comparison, Embed, Embedded, LeaveOut, Outcome, Touch
 from index.records import Known
 from index.transactions import Transaction
@@ -196,8 +196,7 @@ class _Writer:
         self._batch_size = batch_size
         self._encoders = encoders
         self._tell = tell
-        self._pool = ThreadPoolExecutor(encoders, "encode")
-        self._encoding: deque[Future[list[Outcome]]] = deque()
+        self._encoding = InOrder[list[Outcome]](encoders, "encode")
         self._waiting: list[Outcome] = []
         self._to_encode = 0  # of those that are waiting
         self._seen = bytearray()  # by key: 1 where this job has met the item
@@ -206,7 +205,7 @@ class _Writer:
 
     def close(self) -> None:
         """Finish the list of what was left out; what is not committed yet is dropped."""
-        self._pool.shutdown(cancel_futures=True)
+        self._encoding.close()
         if self._list is not None:
             self._list.flush()
             os.fsync(self._list.fileno())
@@ -219,18 +218,18 @@ class _Writer:
         if self._to_encode >= self._batch_size or len(self._waiting) >= _LARGEST_COMMIT:
             self._hand_over()
             # One more than are encoded at once: the next is at hand while the oldest is committed.
-            while len(self._encoding) > self._encoders:
-                self._commit(self._encoding.popleft().result())
+            for outcomes in self._encoding.results(beyond=self._encoders):
+                self._commit(outcomes)
 
     def finish(self) -> None:
         """Encode what is waiting, and commit everything."""
         self._hand_over()
-        while self._encoding:
-            self._commit(self._encoding.popleft().result())
+        for outcomes in self._encoding.results():
+            self._commit(outcomes)
 
     def _hand_over(self) -> None:
         if self._waiting:
-            self._encoding.append(self._pool.submit(self._encoded, self._waiting))
+            self._encoding.submit(self._encoded, self._waiting)
         self._waiting, self._to_encode = [], 0
 
     def _commit(self, outcomes: list[Outcome]) -> None:

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final
 
 import numpy as np
@@ -42,6 +40,7 @@ from index.errors import (
     SourceError,
 )
 from index.files import held_alone, now
+from index.in_order import InOrder
 from index.indexes import Contents
 from index.records import Settings as Identity
 from index.transactions import Snapshot, Transaction
@@ -328,20 +327,14 @@ class _Work:
 
     def _read(self, images: Iterator[Waiting]) -> Generator[_Decoded | _Failed, None, None]:
         """Read and decode in threads, some ahead of what is asked for, until stopped."""
-        pending: deque[Future[_Decoded | _Failed]] = deque()
-        pool = ThreadPoolExecutor(self._settings.workers, "decode")
         ahead = 2 * self._settings.batch_size + self._settings.workers
-        try:
+        with InOrder[_Decoded | _Failed](self._settings.workers, "decode") as threads:
             for image in images:
                 if self._stop.is_set():
                     return
-                pending.append(pool.submit(self._decode, image))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending and not self._stop.is_set():
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                threads.submit(self._decode, image)
+                yield from threads.results(beyond=ahead)
+            yield from takewhile(lambda _: not self._stop.is_set(), threads.results())
 
     def _decode(self, image: Waiting) -> _Decoded | _Failed:
         """An image as it is by now; ``beside.save`` drops what has changed since it was listed."""

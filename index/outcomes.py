@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from index import sources
 from index.encoder import Encoder, Encoding
 from index.errors import ImageError, InvalidId, SourceError, SourceNotFound
+from index.in_order import InOrder
 from index.records import Known, Record, check_id
 from index.sources import SourceItem
 from index.store import Store
@@ -107,22 +106,16 @@ class Comparison:
 
         Threads read and decode up to ``ahead`` images before they are asked for.
         """
-        pending: deque[Future[Outcome]] = deque()
-        pool = ThreadPoolExecutor(self._workers, "decode")
-        try:
+        with InOrder[Outcome](self._workers, "decode") as threads:
             for outcome in self._compared():
                 if stop.is_set():
                     return
                 if not isinstance(outcome, _Unclear):
                     yield outcome
                     continue
-                pending.append(pool.submit(self._read, outcome))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending and not stop.is_set():
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+                threads.submit(self._read, outcome)
+                yield from threads.results(beyond=ahead)
+            yield from takewhile(lambda _: not stop.is_set(), threads.results())
 
     def _compared(self) -> Iterator[Outcome]:
         items = sources.scan(self._source, past_damage=True)
