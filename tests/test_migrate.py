@@ -35,7 +35,8 @@ from index.errors import (
     MigrationRefused,
 )
 from index.files import held_alone
-from index.migrate import Progress, abandon, forget, go_back, migrate, unfinished, way_back
+from index.migrate import abandon, forget, go_back, migrate, unfinished, way_back
+from index.rounds import Progress
 from index.store import DATABASE, Store
 from index.transactions import Transaction
 

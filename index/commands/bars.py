@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from index import migrate as migrations
-from index.build import Progress
+from index import build, rounds
 
 BAR_SECONDS: Final = 0.2 if sys.stderr.isatty() else 30.0
 """Least time between two pictures of a bar."""
@@ -33,7 +32,7 @@ class JobBar:
     def __init__(self, name: str) -> None:
         self._bar: tqdm[Any] = tqdm(desc=name, unit=" images", mininterval=BAR_SECONDS)
 
-    def show(self, progress: Progress | migrations.Progress) -> None:
+    def show(self, progress: build.Progress | rounds.Progress) -> None:
         """Show how far a job is."""
         if self._bar.disable:
             return
