@@ -50,13 +50,13 @@ from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
 from index.records import Item, Record, Settings, State, check_id
+from index.second_look import Verifier
 from index.snapshots import Contents
 from index.stars import first_of_kind
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Floats, Space, View, check_rows, unit
 from index.verdicts import Verdict
-from index.verification import Verifier
 from index.verify import Findings, verify
 
 __all__ = ["Collection", "CopyQuery", "Group", "Hit", "Item", "Keep", "Match", "Page"]

@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from index import generations
 from index.filters import (
     All,
     Between,
@@ -262,12 +263,12 @@ class Columns:
             return Table(version, keys, np.ones(len(keys), np.bool_), {})
         if version == table.version:
             return table
-        generation = snapshot.generation()
+        generation = generations.newest(snapshot)
         if generation is not None and generation.version > table.version:
             # A compaction has cleared deletions away, perhaps some that were not seen here.
             removed = np.setdiff1d(table.keys[table.live], snapshot.present_keys())
         else:
-            removed = snapshot.hidden_since(table.version)
+            removed = generations.hidden_since(snapshot, table.version)
         return table.after(version, list(snapshot.metadata_since(table.version)), removed)
 
 

@@ -20,9 +20,9 @@ from index.matching import (
 )
 from index.policies import DEFAULT_POLICY, Policy, reason
 from index.records import Item
+from index.second_look import Verifier, evidence
 from index.stars import Link, Star
 from index.verdicts import Verdicts
-from index.verification import Verifier, evidence
 
 _NO_COPY: Final = "the pictures do not lie on each other as a copy's would"
 

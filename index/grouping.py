@@ -16,11 +16,11 @@ from index.errors import TooManyPairs
 from index.neighbours import Neighbours
 from index.policies import Policy
 from index.records import Item
+from index.second_look import Verifier
 from index.stars import Star, find_stars, stars_of
 from index.store import Store
 from index.transactions import Snapshot
 from index.verdicts import Verdicts
-from index.verification import Verifier
 
 
 class _Moment(NamedTuple):

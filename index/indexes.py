@@ -20,10 +20,11 @@ from typing import Final
 
 import numpy as np
 
+from index import generations
 from index.encoder import Encoding
 from index.errors import CollectionCorrupt, CollectionError
 from index.files import held_alone, make_folder, replacing, sha256_of
-from index.records import Generation, IndexFile
+from index.generations import Generation, IndexFile
 from index.space_index import IndexWriter
 from index.store import Store
 from index.transactions import Snapshot
@@ -145,7 +146,7 @@ class Indexes:
         if self._state is not None:
             return self._state.generation
         with self._store.read() as snapshot:
-            generation = snapshot.generation()
+            generation = generations.newest(snapshot)
         return generation.number if generation is not None else 0
 
     def view(self) -> View:
@@ -168,8 +169,8 @@ class Indexes:
         self._store.check_alive()
         with held_alone(self._folder / "compaction.lock", "compaction"):
             with self._store.read() as snapshot:
-                current = snapshot.generation()
-                if current is not None and not snapshot.vectors_changed_since(current.version):
+                current = generations.newest(snapshot)
+                if current is not None and not generations.changed_since(snapshot, current.version):
                     with suppress(ValueError, OSError):
                         self._check(current)
                         self._read(current.files, in_memory=False)
@@ -182,8 +183,8 @@ class Indexes:
                 self._loaded = loaded
             try:
                 with self._store.write() as transaction:
-                    transaction.start_generation(
-                        number, written.version, written.count, written.files
+                    generations.start(
+                        transaction, number, written.version, written.count, written.files
                     )
             except BaseException:
                 self._loaded = None
@@ -232,7 +233,7 @@ class Indexes:
             return self._state
 
     def _catch_up(self, snapshot: Snapshot) -> _State:
-        generation = snapshot.generation()
+        generation = generations.newest(snapshot)
         if self._state is None:
             return self._start(snapshot, generation)
         if generation is not None and generation.number != self._state.generation:
@@ -381,8 +382,8 @@ def _follow_from(main: MainIndex, snapshot: Snapshot, generation: Generation) ->
 
 def follow(vectors: Vectors, snapshot: Snapshot, version: int) -> None:
     """Apply every change after ``version``."""
-    vectors.hide(snapshot.hidden_since(version))
-    for keys, encoding in snapshot.shown_since(version):
+    vectors.hide(generations.hidden_since(snapshot, version))
+    for keys, encoding in generations.shown_since(snapshot, version):
         vectors.show(keys, _by_space(encoding))
 
 

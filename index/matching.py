@@ -7,7 +7,7 @@
 
 An image is named once, by the first of these that finds it.
 
-With a second look (``index.verification``) hashes and scores only name candidates, which may be
+With a second look (``index.second_look``) hashes and scores only name candidates, which may be
 below the threshold, and the pixels decide.
 """
 
@@ -27,9 +27,9 @@ from index.geometry import Features, is_blind, is_copy
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
+from index.second_look import Verifier, evidence
 from index.transactions import Snapshot
 from index.vectors import Floats, View
-from index.verification import Verifier, evidence
 
 Tier = Literal["exact", "pixels", "perceptual", "descriptor"]
 TIERS: Final[tuple[Tier, ...]] = get_args(Tier)

@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from index import agreement, beside, indexes
+from index import agreement, beside, generations, indexes
 from index.agreement import Agreement, Thresholds
 from index.artifact import Metadata
 from index.beside import Beside
@@ -248,7 +248,7 @@ class _Migration:
                 raise CollectionLocked(f"{error}; the vectors are ready, switch later") from error
             self._wait_for_compaction(locks)
             with self._rounds.caught_up() as transaction:
-                version, current = transaction.version(), transaction.generation()
+                version, current = transaction.version(), generations.newest(transaction)
             number = current.number + 1 if current is not None else 1
             written = indexes.write_files(
                 store,
@@ -268,7 +268,7 @@ class _Migration:
                         f"{first.reason}"
                     )
                 beside.switch(transaction, {key: each.reason for key, each in failed.items()})
-                transaction.start_generation(number, version, written.count, written.files)
+                generations.start(transaction, number, version, written.count, written.files)
                 images = transaction.counts()["present"]
             indexes.remove_others(folder / indexes.FOLDER, written.files)
         return images

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index import generations
 from index.fingerprint import BITS
 from index.matching import PERCEPTUAL_DISTANCE
 from index.pairs import MOST_PAIRS, Pairs, by_hash, by_score, cosines_of
@@ -128,7 +129,7 @@ def _updated(known: _Known, snapshot: Snapshot, most: int) -> _Known:
         return known
     represented = [image.key for _, *others in twins(snapshot.twins()) for image in others]
     keys = np.setdiff1d(snapshot.present_keys(), np.array(represented, np.int64))
-    changed = snapshot.shown_keys_since(known.version)
+    changed = generations.shown_keys_since(snapshot, known.version)
     kept = np.setdiff1d(np.intersect1d(known.keys, keys), changed)
     fresh = np.setdiff1d(keys, kept)
     near = known.near[np.isin(known.near.one, kept) & np.isin(known.near.other, kept)]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from index.encoder import Encoding
 from index.errors import InvalidId, InvalidMetadata
-from index.vectors import Keys, Space
+from index.vectors import Keys
 
 LONGEST_ID: Final = 512
 LARGEST_METADATA_BYTES: Final = 1 << 20
@@ -90,25 +90,6 @@ class Record:
     sharpness: float
     details: int
     metadata: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class IndexFile:
-    """A FAISS file of a generation, and what it must hash to."""
-
-    name: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """The newest set of index files; ``version`` is the last change that they hold."""
-
-    number: int
-    version: int
-    count: int
-    created_at: str
-    files: Mapping[Space, IndexFile]
 
 
 @dataclass(frozen=True, eq=False)

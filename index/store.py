@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NoReturn
 
+from index import generations
 from index.errors import (
     CollectionCorrupt,
     CollectionError,
@@ -31,6 +32,7 @@ SCHEMA_VERSION: Final = 4
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
+_PAGES_AT_A_TIME: Final = 4096
 
 _VECTORS: Final = """
 CREATE TABLE {name} (
@@ -279,13 +281,13 @@ class Store:
         with self.read() as snapshot, closing(sqlite3.connect(path)) as copy:
             copy.execute("PRAGMA synchronous = OFF")  # whoever asked for it syncs the whole
             try:
-                snapshot.copy_to(copy, progress)
+                _copy(snapshot, copy, progress)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorname.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
                     raise CollectionError(f"{path} cannot be written: {error}") from error
                 raise
         with closing(Store(path)) as database, database.write() as transaction:
-            transaction.forget_generations()
+            generations.forget(transaction)
 
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
@@ -397,6 +399,22 @@ class Follower:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+
+def _copy(
+    snapshot: Snapshot, copy: sqlite3.Connection, progress: Callable[[int, int], None]
+) -> None:
+    connection = snapshot.connection
+    # From the first read on SQLite holds on to the moment, so a copy in several steps is of one.
+    snapshot.version()
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    size = int(pages) * int(page_bytes)
+    connection.backup(
+        copy,
+        pages=_PAGES_AT_A_TIME,
+        progress=lambda _, left, pages: progress(size * (pages - left) // max(pages, 1), size),
+    )
 
 
 @contextmanager

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 
 from index.encoder import Encoding
-from index.errors import CollectionCorrupt, ImageNotFound
+from index.errors import ImageNotFound
 from index.files import now
 from index.records import (
     Chunk,
     Facts,
-    Generation,
-    IndexFile,
     Item,
     Known,
     Record,
@@ -25,14 +23,13 @@ from index.records import (
     check_id,
     metadata_text,
 )
-from index.vectors import SPACES, Floats, Keys, Space
+from index.vectors import Floats, Keys
 from index.verdicts import Verdict, Verdicts
 
 FLOAT: Final = np.dtype("<f4")
 """How vectors lie in the database."""
 
 _ROWS_AT_A_TIME: Final = 2048
-_PAGES_AT_A_TIME: Final = 4096
 _ITEM_COLUMNS: Final = (
     "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
     " height, format, sharpness, details, metadata, reason, updated_at"
@@ -59,7 +56,7 @@ class Snapshot:
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """What ``index.beside`` reads and writes with, within the same transaction."""
+        """For queries of other modules, ``index.beside`` for one, within the same transaction."""
         return self._connection
 
     def encoder_sha256(self) -> str:
@@ -337,70 +334,6 @@ class Snapshot:
         ).fetchone()
         return int(total)
 
-    def generation(self) -> Generation | None:
-        """The newest index files, or None before the first."""
-        rows = self._connection.execute(
-            "SELECT number, version, count, created_at, space, file, sha256 FROM generations"
-            " WHERE number = (SELECT max(number) FROM generations)"
-        ).fetchall()
-        if not rows:
-            return None
-        files = {space: IndexFile(file, sha256) for *_, space, file, sha256 in rows}
-        if set(files) != set(SPACES):
-            raise CollectionCorrupt(f"generation {rows[0][0]} has index files for {sorted(files)}")
-        return Generation(*(*rows[0][:4], files))
-
-    def hidden_since(self, version: int) -> Keys:
-        """Keys that were there and are not to be found after ``version``."""
-        rows = self._connection.execute(
-            "SELECT key FROM items WHERE vector_version > :version AND state != 'present'"
-            " UNION ALL SELECT key FROM deletions WHERE version > :version",
-            {"version": version},
-        ).fetchall()
-        return np.array([key for (key,) in rows], np.int64)
-
-    def shown_since(self, version: int) -> Iterator[tuple[Keys, Encoding]]:
-        """What is to be found, and by which vectors, where that changed after ``version``."""
-        cursor = self._connection.execute(
-            "SELECT key, embedding, descriptor, descriptor_offset FROM items JOIN vectors"
-            " USING (key) WHERE vector_version > ? AND +state = 'present'",
-            (version,),
-        )
-        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
-            yield np.array([row[0] for row in rows], np.int64), encoding_of_rows(rows)
-
-    def shown_keys_since(self, version: int) -> Keys:
-        """Keys of what is to be found and has changed its vectors after ``version``."""
-        rows = self._connection.execute(
-            "SELECT key FROM items WHERE vector_version > ? AND +state = 'present'", (version,)
-        ).fetchall()
-        return np.array([key for (key,) in rows], np.int64)
-
-    def vectors_changed_since(self, version: int) -> bool:
-        """Whether an index as of ``version`` would differ from one made now."""
-        row = self._connection.execute(
-            "SELECT EXISTS (SELECT 1 FROM items WHERE vector_version > :version)"
-            " OR EXISTS (SELECT 1 FROM deletions WHERE version > :version)",
-            {"version": version},
-        ).fetchone()
-        return bool(row[0])
-
-    def size_bytes(self) -> int:
-        """Of the database."""
-        (pages,) = self._connection.execute("PRAGMA page_count").fetchone()
-        (page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
-        return int(pages) * int(page_bytes)
-
-    def copy_to(self, target: sqlite3.Connection, progress: Callable[[int, int], None]) -> None:
-        """Copy the database; ``progress`` is told the bytes done, and how many there are."""
-        self.version()  # from this read on SQLite holds on to the moment, so that a copy in
-        size = self.size_bytes()  # several steps is of one
-        self._connection.backup(
-            target,
-            pages=_PAGES_AT_A_TIME,
-            progress=lambda _, left, pages: progress(size * (pages - left) // max(pages, 1), size),
-        )
-
     def problems(self) -> list[str]:
         """What SQLite itself and the rules between tables find wrong."""
         found = [
@@ -524,26 +457,6 @@ class Transaction(Snapshot):
         self._connection.execute("DELETE FROM items WHERE key = ?", (key,))
         self._connection.execute("INSERT INTO deletions VALUES (?, ?)", (key, self.number))
         return item
-
-    def start_generation(
-        self, number: int, version: int, count: int, files: Mapping[Space, IndexFile]
-    ) -> None:
-        """Make these files the only generation; they hold every change up to ``version``."""
-        self._connection.execute("DELETE FROM generations")
-        self._connection.executemany(
-            "INSERT INTO generations VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [
-                (number, space, version, file.name, file.sha256, count, self._time)
-                for space, file in files.items()
-            ],
-        )
-        # A view that has not seen these yet takes up the new generation before anything else.
-        self._connection.execute("DELETE FROM deletions WHERE version <= ?", (version,))
-
-    def forget_generations(self) -> None:
-        """There are no index files."""
-        self._connection.execute("DELETE FROM generations")
-        self._connection.execute("DELETE FROM deletions")
 
     def _upsert(self, record: Record, state: State, reason: str) -> int:
         check_id(record.id)

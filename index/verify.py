@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from index import generations
 from index.blobs import Blobs
 from index.indexes import Indexes, follow, rebuilt
 from index.transactions import Snapshot
@@ -43,7 +44,7 @@ def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Findings:
             problems.append(f"image {name!r}: its blob {sha256} {problem}")
     anew = Vectors(rebuilt(snapshot, indexes.dimensions)).view()
     problems += _bad_vectors(anew)
-    generation = snapshot.generation()
+    generation = generations.newest(snapshot)
     if generation is not None:
         try:
             loaded = Vectors(indexes.load(generation))

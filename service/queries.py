@@ -15,7 +15,7 @@ from index.encoder import Encoder, Encoding
 from index.fingerprint import perceptual_hash
 from index.image import Picture
 from index.orientations import oriented
-from index.verification import look_at
+from index.second_look import look_at
 from service.problems import UNAVAILABLE_OPTION, ProblemError, invalid
 from service.requests import ImageQuery
 from service.state import Service

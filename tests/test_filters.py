@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pictures import jpeg, put
 from serving import client, upload
 
-from index import filters, store
+from index import filters, generations, store
 from index.catalog import Catalog
 from index.collection import Collection
 from index.columns import Columns, Table
@@ -27,7 +27,8 @@ from index.encoder import Encoder, Encoding
 from index.errors import ImageNotFound, InvalidFilter
 from index.files import now
 from index.filters import Filter, parse
-from index.records import IndexFile, Record, Settings
+from index.generations import IndexFile
+from index.records import Record, Settings
 from index.store import Store
 
 Json = dict[str, Any]
@@ -489,7 +490,7 @@ def write(database: Store, action: str, id: str, value: Json) -> None:
             transaction.mark_unreadable(record(id, value), "spoilt")
         elif action == "compact":
             files = {"embedding": IndexFile("e", ""), "descriptor": IndexFile("d", "")}
-            transaction.start_generation(1, transaction.version(), 0, files)  # type: ignore[arg-type]
+            generations.start(transaction, 1, transaction.version(), 0, files)  # type: ignore[arg-type]
         elif known is None:
             with pytest.raises(ImageNotFound):
                 transaction.item(id)

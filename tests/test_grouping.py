@@ -15,7 +15,7 @@ from index.encoder import Encoder
 from index.grouping import Grouping
 from index.neighbours import Neighbours
 from index.policies import DEFAULT_POLICY
-from index.verification import Verifier
+from index.second_look import Verifier
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash
 from index.matching import PERCEPTUAL_RATE, TIERS, VERIFIED_RATE
 from index.orientations import ORIENTATIONS, oriented
-from index.verification import look_at
+from index.second_look import look_at
 
 NEVER = 9.0  # a copy score that nothing has
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from index import store
+from index import generations, store
 from index.encoder import Encoding
 from index.errors import (
     CollectionCorrupt,
@@ -28,7 +28,8 @@ from index.errors import (
     InvalidMetadata,
 )
 from index.files import now
-from index.records import LONGEST_ID, IndexFile, Record, Settings, check_id, metadata_text
+from index.generations import IndexFile
+from index.records import LONGEST_ID, Record, Settings, check_id, metadata_text
 from index.store import SCHEMA_VERSION, Store
 
 SETTINGS = Settings("0" * 64, json.dumps({"method": "none"}), now())
@@ -209,9 +210,9 @@ def test_every_change_is_found_by_its_version_and_only_once(database: Store) -> 
         with follower.changes() as snapshot:
             if snapshot is None:
                 return False
-            for key in snapshot.hidden_since(version).tolist():
+            for key in generations.hidden_since(snapshot, version).tolist():
                 shown.pop(key, None)
-            for keys, rows in snapshot.shown_since(version):
+            for keys, rows in generations.shown_since(snapshot, version):
                 shown.update(zip(keys.tolist(), rows.embedding.tolist(), strict=True))
             version = snapshot.version()
             return True
@@ -256,17 +257,17 @@ def test_a_generation_takes_the_deletions_that_it_holds(database: Store) -> None
         transaction.delete("a")
         version = transaction.number
     with database.read() as snapshot:
-        assert snapshot.generation() is None
-        assert snapshot.vectors_changed_since(version - 1)
-        assert not snapshot.vectors_changed_since(version)
+        assert generations.newest(snapshot) is None
+        assert generations.changed_since(snapshot, version - 1)
+        assert not generations.changed_since(snapshot, version)
     with database.write() as transaction:
-        transaction.start_generation(1, version, 1, files)  # type: ignore[arg-type]
+        generations.start(transaction, 1, version, 1, files)  # type: ignore[arg-type]
     with database.read() as snapshot:
-        generation = snapshot.generation()
+        generation = generations.newest(snapshot)
         assert generation is not None
         assert (generation.number, generation.version, generation.count) == (1, version, 1)
         assert generation.files == files
-        assert not snapshot.vectors_changed_since(version)
+        assert not generations.changed_since(snapshot, version)
 
 
 def test_threads_may_share_a_store(database: Store) -> None:
