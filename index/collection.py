@@ -224,17 +224,10 @@ class Collection:
             root=None,
             source=f"blob:{sha256}",
             sha256=sha256,
-            pixel_sha256=picture.fingerprint.pixel_sha256,
-            perceptual_hash=picture.fingerprint.perceptual_hash,
             size_bytes=len(data),
             mtime_ns=0,
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            sharpness=picture.fingerprint.sharpness,
-            details=picture.details,
             metadata=metadata or {},
-        )
+        ).of_picture(picture)
         self.store.check_alive()
         with self._blobs.drafted(data) as draft, self.store.write() as transaction:
             before = transaction.known(id)

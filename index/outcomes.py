@@ -149,15 +149,8 @@ class Comparison:
             root=self.root,
             source=item.locator,
             sha256="",
-            pixel_sha256="",
-            perceptual_hash=b"",
             size_bytes=item.size_bytes,
             mtime_ns=item.mtime_ns,
-            width=0,
-            height=0,
-            format="",
-            sharpness=-1.0,
-            details=0,
             metadata=_metadata(item, before),
         )
         try:
@@ -175,17 +168,7 @@ class Comparison:
             if before is not None and (self._is_taken(before) or self._says(before, item, error)):
                 return LeaveOut(*given, str(error))
             return LeaveOut(*given, str(error), record)
-        record = replace(
-            record,
-            pixel_sha256=picture.fingerprint.pixel_sha256,
-            perceptual_hash=picture.fingerprint.perceptual_hash,
-            width=picture.width,
-            height=picture.height,
-            format=picture.format,
-            sharpness=picture.fingerprint.sharpness,
-            details=picture.details,
-        )
-        return Embed(*given, record, picture.pixels)
+        return Embed(*given, record.of_picture(picture), picture.pixels)
 
     def _is_same_file(self, item: SourceItem, before: Known) -> bool:
         return (self.root, item.locator, item.size_bytes, item.mtime_ns) == (

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from index.details import Details
-from index.records import Item
+from index.records import Facts, Item
 
 Policy = Literal[
     "pixels", "bytes", "format", "sharpness", "metadata", "oldest", "newest", "shortest-path"
@@ -23,21 +23,11 @@ POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 DEFAULT_POLICY: Final[Policy] = "pixels"
 
 Order = tuple[tuple[float, ...], str]
+Candidate: TypeAlias = Item | Facts
+"""Either of them has what policies go by."""
 
 _WITHOUT_LOSS: Final = frozenset({"BMP", "PNG", "TIFF"})
 _FEW_COLOURS: Final = frozenset({"GIF"})
-
-
-class Traits(NamedTuple):
-    """What policies go by, as of ``index.records.Item``; ``pixels`` is width times height."""
-
-    id: str
-    pixels: int
-    size_bytes: int
-    mtime_ns: int
-    format: str
-    sharpness: float
-    details: int
 
 
 @dataclass(frozen=True)
@@ -48,33 +38,26 @@ class Criterion:
     what several have in common that are equally good.
     """
 
-    rank: Callable[[Traits], float]
+    rank: Callable[[Candidate], float]
     words: Callable[[Item], str]
     shared: str
 
 
-def order(policy: Policy, traits: Traits) -> Order:
+def order(policy: Policy, image: Candidate) -> Order:
     """Where an image comes in line; the smallest of a group is kept."""
-    return tuple(criterion.rank(traits) for criterion in _CRITERIA[policy]), traits.id
+    return tuple(criterion.rank(image) for criterion in _CRITERIA[policy]), image.id
 
 
 def reason(policy: Policy, keep: Item, others: Sequence[Item]) -> str:
     """What sets the one to keep apart from the rest of its group, in words."""
     shared: list[str] = []
     for criterion in _CRITERIA[policy]:
-        best = criterion.rank(_traits(keep))
-        if best < min(criterion.rank(_traits(item)) for item in others):
+        best = criterion.rank(keep)
+        if best < min(criterion.rank(item) for item in others):
             return criterion.words(keep) + _of_those(shared)
-        others = [item for item in others if criterion.rank(_traits(item)) == best]
+        others = [item for item in others if criterion.rank(item) == best]
         shared.append(criterion.shared)
     return "first by id" + _of_those(shared)
-
-
-def _traits(item: Item) -> Traits:
-    pixels = item.width * item.height
-    return Traits(
-        item.id, pixels, item.size_bytes, item.mtime_ns, item.format, item.sharpness, item.details
-    )
 
 
 def _of_those(shared: Sequence[str]) -> str:
@@ -84,15 +67,15 @@ def _of_those(shared: Sequence[str]) -> str:
     return f" of those with {', '.join(first)} and {last}" if first else f" of those with {last}"
 
 
-def _format_rank(traits: Traits) -> int:
-    return (traits.format not in _WITHOUT_LOSS) + (traits.format in _FEW_COLOURS)
+def _format_rank(image: Candidate) -> int:
+    return (image.format not in _WITHOUT_LOSS) + (image.format in _FEW_COLOURS)
 
 
-def _sharpness_rank(traits: Traits) -> float:
+def _sharpness_rank(image: Candidate) -> float:
     """In steps of a factor of the root of two: what is less is seen by nobody."""
-    if traits.sharpness < 0:
+    if image.sharpness < 0:
         return math.inf
-    return -round(2 * math.log2(1 + traits.sharpness))
+    return -round(2 * math.log2(1 + image.sharpness))
 
 
 def _day(item: Item) -> str:
@@ -100,12 +83,12 @@ def _day(item: Item) -> str:
 
 
 _PIXELS: Final = Criterion(
-    rank=lambda traits: -traits.pixels,
+    rank=lambda image: -image.pixels,
     words=lambda item: f"most pixels ({item.width} × {item.height})",
     shared="the most pixels",
 )
 _BYTES: Final = Criterion(
-    rank=lambda traits: -traits.size_bytes,
+    rank=lambda image: -image.size_bytes,
     words=lambda item: f"largest file ({item.size_bytes:,} bytes)",
     shared="the largest file",
 )
@@ -120,22 +103,22 @@ _SHARPNESS: Final = Criterion(
     shared="an equal sharpness",
 )
 _METADATA: Final = Criterion(
-    rank=lambda traits: -traits.details,
+    rank=lambda image: -image.details,
     words=lambda item: f"most metadata ({Details(item.details)})",
     shared="equal metadata",
 )
 _OLDEST: Final = Criterion(
-    rank=lambda traits: traits.mtime_ns or math.inf,
+    rank=lambda image: image.mtime_ns or math.inf,
     words=lambda item: f"oldest file ({_day(item)})",
     shared="the oldest date",
 )
 _NEWEST: Final = Criterion(
-    rank=lambda traits: -traits.mtime_ns,
+    rank=lambda image: -image.mtime_ns,
     words=lambda item: f"newest file ({_day(item)})",
     shared="the newest date",
 )
 _SHORTEST: Final = Criterion(
-    rank=lambda traits: len(traits.id),
+    rank=lambda image: len(image.id),
     words=lambda item: f"shortest path ({len(item.id)} characters)",
     shared="the shortest path",
 )

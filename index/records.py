@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
 
 from index.encoder import Encoding
 from index.errors import InvalidId, InvalidMetadata
+from index.image import Picture
 from index.vectors import Keys
 
 LONGEST_ID: Final = 512
@@ -54,6 +52,11 @@ class Item:
     reason: str
     updated_at: str
 
+    @property
+    def pixels(self) -> int:
+        """Width times height."""
+        return self.width * self.height
+
 
 @dataclass(frozen=True)
 class Known:
@@ -74,43 +77,47 @@ class Known:
 
 @dataclass(frozen=True)
 class Record:
-    """What is stored of an image beside its vectors; ``root`` None says that it was uploaded."""
+    """What is stored of an image beside its vectors; ``root`` None says that it was uploaded.
+
+    What has a default is taken of the picture, see ``of_picture``.
+    """
 
     id: str
     root: str | None
     source: str
     sha256: str
-    pixel_sha256: str
-    perceptual_hash: bytes
     size_bytes: int
     mtime_ns: int
-    width: int
-    height: int
-    format: str
-    sharpness: float
-    details: int
     metadata: Mapping[str, Any]
+    pixel_sha256: str = ""
+    perceptual_hash: bytes = b""
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    sharpness: float = -1.0
+    details: int = 0
+
+    def of_picture(self, picture: Picture) -> Record:
+        """The same, with what is known once the image is decoded."""
+        return replace(
+            self,
+            pixel_sha256=picture.fingerprint.pixel_sha256,
+            perceptual_hash=picture.fingerprint.perceptual_hash,
+            width=picture.width,
+            height=picture.height,
+            format=picture.format,
+            sharpness=picture.fingerprint.sharpness,
+            details=picture.details,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """N present items in order of their keys, with all that tells them apart.
-
-    ``keys``, ``pixels`` (width times height), ``size_bytes``, ``mtimes_ns`` and ``details`` are
-    int64 (N,), ``sharpnesses`` float64 (N,); ``hashes`` are perceptual ones.
-    """
+    """N present items in order of their ``keys`` (N,); ``hashes`` are the perceptual ones."""
 
     keys: Keys
-    ids: list[str]
-    sha256s: list[str]
-    pixel_sha256s: list[str]
+    images: list[Facts]
     hashes: list[bytes]
-    pixels: NDArray[np.int64]
-    size_bytes: NDArray[np.int64]
-    mtimes_ns: NDArray[np.int64]
-    formats: list[str]
-    sharpnesses: NDArray[np.float64]
-    details: NDArray[np.int64]
     encoding: Encoding
 
 

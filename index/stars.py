@@ -22,7 +22,7 @@ from index.fingerprint import BITS
 from index.matching import PERCEPTUAL_DISTANCE
 from index.neighbours import Near, twins
 from index.pairs import Pairs, cosines_of
-from index.policies import DEFAULT_POLICY, Order, Policy, Traits, order
+from index.policies import DEFAULT_POLICY, Order, Policy, order
 from index.records import Chunk, Facts
 from index.shortlist import Doubles, Floats, Mask, Rows
 from index.vectors import Keys
@@ -104,7 +104,7 @@ def find_stars(
     hashes: list[bytes] = []
     parts: list[Encoding] = []
     for chunk in chunks:
-        images += facts_of(chunk)
+        images += chunk.images
         hashes += chunk.hashes
         parts.append(chunk.encoding)
     if not images:
@@ -130,24 +130,6 @@ def first_of_kind(encoding: Encoding, threshold: float) -> list[int]:
     return [star.row for star in _cover(len(encoding), scan.matching, {})]
 
 
-def facts_of(chunk: Chunk) -> Iterator[Facts]:
-    """What groups go by of each item of a chunk."""
-    yield from map(
-        Facts,
-        chunk.keys.tolist(),
-        chunk.ids,
-        chunk.sha256s,
-        chunk.pixel_sha256s,
-        chunk.pixels.tolist(),
-        chunk.size_bytes.tolist(),
-        chunk.mtimes_ns.tolist(),
-        chunk.formats,
-        chunk.sharpnesses.tolist(),
-        chunk.details.tolist(),
-        chunk.encoding.descriptor_offset.tolist(),
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class _Line:
     """Images in the order in which they are visited; those of equal bytes or pixels share a row.
@@ -164,7 +146,7 @@ class _Line:
     @classmethod
     def of(cls, images: Iterable[Facts], policy: Policy) -> _Line:
         def place(image: Facts) -> Order:
-            return order(policy, Traits(image.id, *image[4:10]))
+            return order(policy, image)
 
         classes = twins(images)
         leader_of = {image.key: some[0].key for some in classes for image in some}

@@ -55,6 +55,16 @@ CREATE TABLE beside (                                  -- of whose encoder vecto
 ) STRICT;
 """
 
+_VERDICTS: Final = """
+CREATE TABLE verdicts (                                -- of people, on pairs of files by SHA-256
+    one            TEXT NOT NULL,
+    other          TEXT NOT NULL CHECK (one < other),
+    verdict        TEXT NOT NULL CHECK (verdict IN ('same', 'different')),
+    created_at     TEXT NOT NULL,
+    PRIMARY KEY (one, other)
+) STRICT;
+"""
+
 _SCHEMA: Final = """
 CREATE TABLE collection (
     one            INTEGER PRIMARY KEY CHECK (one = 1),
@@ -100,14 +110,6 @@ CREATE TABLE deletions (                               -- since the generation, 
 ) STRICT;
 CREATE INDEX deletions_by_version ON deletions (version);
 
-CREATE TABLE verdicts (                                -- of people, on pairs of files by SHA-256
-    one            TEXT NOT NULL,
-    other          TEXT NOT NULL CHECK (one < other),
-    verdict        TEXT NOT NULL CHECK (verdict IN ('same', 'different')),
-    created_at     TEXT NOT NULL,
-    PRIMARY KEY (one, other)
-) STRICT;
-
 CREATE TABLE generations (
     number         INTEGER NOT NULL,
     space          TEXT NOT NULL,
@@ -122,20 +124,13 @@ CREATE TABLE generations (
 
 
 _MIGRATIONS: Final = {
-    1: """
+    1: f"""
 ALTER TABLE items ADD COLUMN pixel_sha256 TEXT NOT NULL DEFAULT '';
 ALTER TABLE items ADD COLUMN perceptual BLOB NOT NULL DEFAULT x'';
 CREATE INDEX items_by_pixel_sha256 ON items (pixel_sha256);
 ALTER TABLE collection ADD COLUMN calibration TEXT
     CHECK (calibration IS NULL OR json_valid(calibration));
-CREATE TABLE verdicts (
-    one            TEXT NOT NULL,
-    other          TEXT NOT NULL CHECK (one < other),
-    verdict        TEXT NOT NULL CHECK (verdict IN ('same', 'different')),
-    created_at     TEXT NOT NULL,
-    PRIMARY KEY (one, other)
-) STRICT;
-""",
+{_VERDICTS}""",
     2: _BESIDE,
     3: """
 ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT -1;
@@ -158,7 +153,7 @@ def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> N
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(f"BEGIN; {_SCHEMA}{_BESIDE}")
+            connection.executescript(f"BEGIN; {_SCHEMA}{_VERDICTS}{_BESIDE}")
             connection.execute(vectors_table("vectors", dimensions))
             connection.execute(
                 "INSERT INTO collection VALUES (1, ?, ?, ?, 0, NULL)",

@@ -36,7 +36,7 @@ _ITEM_COLUMNS: Final = (
 )
 _FACTS: Final = (
     "key, id, sha256, pixel_sha256, width * height, size_bytes, mtime_ns, format,"
-    " sharpness, details, descriptor_offset FROM items JOIN vectors USING (key)"
+    " sharpness, details, descriptor_offset"
 )
 _STORED: Final = (
     "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
@@ -233,9 +233,7 @@ class Snapshot:
     def present(self, keys: Sequence[int] | None = None) -> Iterator[Chunk]:
         """What is present, or what is of these keys, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
-            "SELECT key, embedding, descriptor, descriptor_offset,"
-            " id, sha256, width * height, size_bytes, pixel_sha256, perceptual, mtime_ns, format,"
-            " sharpness, details"
+            f"SELECT key, embedding, descriptor, descriptor_offset, perceptual, {_FACTS}"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present'"
             + (" AND key IN (SELECT value FROM json_each(?))" if keys is not None else "")
             + " ORDER BY key",
@@ -244,16 +242,8 @@ class Snapshot:
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             yield Chunk(
                 keys=np.array([row[0] for row in rows], np.int64),
-                ids=[row[4] for row in rows],
-                sha256s=[row[5] for row in rows],
-                pixel_sha256s=[row[8] for row in rows],
-                hashes=[row[9] for row in rows],
-                pixels=np.array([row[6] for row in rows], np.int64),
-                size_bytes=np.array([row[7] for row in rows], np.int64),
-                mtimes_ns=np.array([row[10] for row in rows], np.int64),
-                formats=[row[11] for row in rows],
-                sharpnesses=np.array([row[12] for row in rows], np.float64),
-                details=np.array([row[13] for row in rows], np.int64),
+                images=[Facts(*row[5:]) for row in rows],
+                hashes=[row[4] for row in rows],
                 encoding=encoding_of_rows(rows),
             )
 
@@ -271,7 +261,7 @@ class Snapshot:
     def facts_of(self, keys: Sequence[int], digests: Iterable[str] = ()) -> list[Facts]:
         """Those of the keyed items that are present, and all with any of these SHA-256."""
         rows = self._connection.execute(
-            f"SELECT {_FACTS} WHERE +state = 'present'"
+            f"SELECT {_FACTS} FROM items JOIN vectors USING (key) WHERE +state = 'present'"
             " AND (key IN (SELECT value FROM json_each(:keys))"
             " OR sha256 IN (SELECT value FROM json_each(:digests)))",
             {"keys": json.dumps(list(keys)), "digests": json.dumps(sorted(digests))},
@@ -286,7 +276,8 @@ class Snapshot:
             for column in ("sha256", "pixel_sha256")
         )
         rows = self._connection.execute(
-            f"SELECT {_FACTS} WHERE +state = 'present' AND key IN ({shared})"
+            f"SELECT {_FACTS} FROM items JOIN vectors USING (key)"
+            f" WHERE +state = 'present' AND key IN ({shared})"
         )
         return [Facts(*row) for row in rows]
 

@@ -15,7 +15,7 @@ from index import stars
 from index.artifact import Calibration
 from index.duplicates import describe_group
 from index.encoder import Encoding
-from index.records import Chunk, Item
+from index.records import Chunk, Facts, Item
 from index.stars import Star, find_stars, first_of_kind
 from index.verdicts import Verdicts
 
@@ -41,6 +41,21 @@ class Image:
     def bytes_id(self) -> str:
         return self.sha256 or self.id
 
+    def facts(self, key: int) -> Facts:
+        return Facts(
+            key,
+            self.id,
+            self.bytes_id,
+            self.pixel_sha256,
+            self.pixels,
+            self.size_bytes,
+            self.mtime_ns,
+            self.format,
+            sharpness=0.0,
+            details=0,
+            offset=float(np.float32(self.offset)),
+        )
+
 
 def chunk(images: Sequence[Image], first_key: int = 1) -> Chunk:
     angles = np.radians([image.degrees for image in images])
@@ -48,16 +63,8 @@ def chunk(images: Sequence[Image], first_key: int = 1) -> Chunk:
     offsets = np.array([image.offset for image in images], np.float32)
     return Chunk(
         keys=np.arange(first_key, first_key + len(images)),
-        ids=[image.id for image in images],
-        sha256s=[image.bytes_id for image in images],
-        pixel_sha256s=[image.pixel_sha256 for image in images],
+        images=[image.facts(first_key + place) for place, image in enumerate(images)],
         hashes=[image.hash for image in images],
-        pixels=np.array([image.pixels for image in images], np.int64),
-        size_bytes=np.array([image.size_bytes for image in images], np.int64),
-        mtimes_ns=np.array([image.mtime_ns for image in images], np.int64),
-        formats=[image.format for image in images],
-        sharpnesses=np.zeros(len(images)),
-        details=np.zeros(len(images), np.int64),
         encoding=Encoding(vectors, vectors, offsets),
     )
 
@@ -162,7 +169,7 @@ def test_groups_are_the_same_in_any_order_of_arrival(
         patch.setattr(stars, "_TILE", tile)
         half = len(shuffled) // 2
         chunks = [chunk(shuffled[:half]), chunk(shuffled[half:], half + 1)]
-        found = find_stars([part for part in chunks if len(part.ids)], cosine(20))
+        found = find_stars([part for part in chunks if part.images], cosine(20))
     assert [[shuffled[key - 1].id for key in star.keys] for star in found] == expected
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from index.details import Details
-from index.policies import POLICIES, Order, Policy, Traits, order, reason
+from index.policies import POLICIES, Policy, order, reason
 from index.records import Item
 
 DAY = 86_400 * 1_000_000_000
@@ -44,19 +44,6 @@ def item(
     )
 
 
-def place(policy: Policy, each: Item) -> Order:
-    traits = Traits(
-        each.id,
-        each.width * each.height,
-        each.size_bytes,
-        each.mtime_ns,
-        each.format,
-        each.sharpness,
-        each.details,
-    )
-    return order(policy, traits)
-
-
 ITEMS = st.lists(
     st.builds(
         item,
@@ -91,13 +78,13 @@ def test_each_policy_keeps_what_it_promises_and_says_why(
     policy: Policy, best: Item, words: str
 ) -> None:
     other = item("a/other")
-    assert place(policy, best) < place(policy, other)
+    assert order(policy, best) < order(policy, other)
     assert reason(policy, best, [other]) == words
 
 
 def test_a_tie_is_broken_by_what_comes_next_in_words_and_in_deed() -> None:
     one, two, small = item("b", size_bytes=20), item("a", size_bytes=9), item("c", pixels=90)
-    assert min((one, two, small), key=lambda each: place("pixels", each)) is one
+    assert min((one, two, small), key=lambda each: order("pixels", each)) is one
     words = reason("pixels", one, [two, small])
     assert words == "largest file (20 bytes) of those with the most pixels"
     same = [item("b"), item("c")]
@@ -109,28 +96,28 @@ def test_a_tie_is_broken_by_what_comes_next_in_words_and_in_deed() -> None:
 
 def test_a_hair_sharper_is_no_reason() -> None:
     larger, sharper = item("b", pixels=200), item("a", sharpness=103.0)
-    assert place("sharpness", larger) < place("sharpness", sharper)
+    assert order("sharpness", larger) < order("sharpness", sharper)
     words = "most pixels (20 × 10) of those with an equal sharpness"
     assert reason("sharpness", larger, [sharper]) == words
 
 
 def test_when_it_was_taken_says_more_than_where_and_by_what() -> None:
     timed, placed = item("b", details=Details.TIME), item("a", details=Details(3))
-    assert place("metadata", timed) < place("metadata", placed)
+    assert order("metadata", timed) < order("metadata", placed)
     assert reason("metadata", timed, [placed]) == "most metadata (time)"
 
 
 def test_a_file_of_unknown_age_is_neither_the_oldest_nor_the_newest() -> None:
     dated, unknown = item("b"), item("a", mtime_ns=0)
-    assert place("oldest", dated) < place("oldest", unknown)
-    assert place("newest", dated) < place("newest", unknown)
+    assert order("oldest", dated) < order("oldest", unknown)
+    assert order("newest", dated) < order("newest", unknown)
 
 
 def test_of_what_is_not_described_something_else_decides() -> None:
     unknown, blurred = item("a", pixels=200, sharpness=-1), item("b", sharpness=0)
-    assert place("sharpness", blurred) < place("sharpness", unknown)
+    assert order("sharpness", blurred) < order("sharpness", unknown)
     larger, smaller = unknown, item("0", sharpness=-1)
-    assert place("sharpness", larger) < place("sharpness", smaller)
+    assert order("sharpness", larger) < order("sharpness", smaller)
     words = "most pixels (20 × 10) of those with an equal sharpness"
     assert reason("sharpness", larger, [smaller]) == words
 
@@ -144,7 +131,7 @@ def test_the_first_and_the_last_date_that_can_be_stored_are_named() -> None:
 def test_there_is_one_first_and_the_reason_holds_against_every_other(
     items: list[Item], policy: Policy
 ) -> None:
-    places = {each.id: place(policy, each) for each in items}
+    places = {each.id: order(policy, each) for each in items}
     assert len(set(places.values())) == len(items)
     keep, *others = sorted(items, key=lambda each: places[each.id])
     words = reason(policy, keep, others)

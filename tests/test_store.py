@@ -41,7 +41,9 @@ SHARED = settings(
 
 
 def record(id: str, *, root: str | None = None, **metadata: Any) -> Record:
-    return Record(id, root, "blob:ab", "ab", "cd", b"", 10, 0, 4, 3, "JPEG", 0.0, 0, metadata)
+    return Record(
+        id, root, "blob:ab", "ab", 10, 0, metadata, "cd", b"", 4, 3, "JPEG", sharpness=0.0
+    )
 
 
 def encoding(seed: int = 0) -> Encoding:
