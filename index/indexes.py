@@ -12,26 +12,22 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from index import generations
+from index import generations, index_files
 from index.encoder import Encoding
-from index.errors import CollectionCorrupt, CollectionError
-from index.files import held_alone, make_folder, replacing, sha256_of
+from index.errors import CollectionError
+from index.files import held_alone, sha256_of
 from index.generations import Generation, IndexFile
-from index.space_index import IndexWriter
 from index.store import Store
 from index.transactions import Snapshot
-from index.vectors import Floats, Keys, MainIndex, Space, Vectors, View
-
-FOLDER: Final = "faiss"
-"""Of a collection: where its index files lie."""
+from index.vectors import Keys, MainIndex, Space, Vectors, View, by_space
 
 _LEAST_STALE: Final = 4096
 _LEAST_STALE_SHARE: Final = 0.05
@@ -83,27 +79,6 @@ class _State:
         if not self.from_files:
             return self.generation > 0 or len(self.view) > _LEAST_STALE
         return self.view.stale > max(_LEAST_STALE, _LEAST_STALE_SHARE * len(self.view))
-
-
-@dataclass(frozen=True, eq=False)
-class Contents:
-    """What files are to hold: ``keys`` int64 (N,) ascending, and their N vectors, in parts.
-
-    ``version`` is the last change of the collection that they take in.
-    """
-
-    version: int
-    keys: Keys
-    vectors: Iterable[Encoding]
-
-
-@dataclass(frozen=True)
-class Written:
-    """Files on the disk, of ``count`` vectors as of ``version``."""
-
-    version: int
-    count: int
-    files: Mapping[Space, IndexFile]
 
 
 class Indexes:
@@ -189,7 +164,7 @@ class Indexes:
             except BaseException:
                 self._loaded = None
                 raise
-            remove_others(self._files, written.files)
+            index_files.remove_others(self._files, written.files)
         if self._state is not None:
             self._follow()
         return True
@@ -218,7 +193,7 @@ class Indexes:
 
     @property
     def _files(self) -> Path:
-        return self._folder / FOLDER
+        return self._folder / index_files.FOLDER
 
     def _follow(self) -> _State:
         with self._following:
@@ -312,65 +287,19 @@ class Indexes:
         except (CollectionError, OSError) as error:  # searches go on from memory
             _log.warning("%s is not compacted for now: %s", self._folder, error)
 
-    def _write(self, number: int) -> Written:
+    def _write(self, number: int) -> index_files.Written:
         """Write the files of everything present."""
-        return write_files(
+        return index_files.write(
             self._store,
             self._files,
             number,
             self.dimensions,
-            lambda snapshot: Contents(
+            lambda snapshot: index_files.Contents(
                 snapshot.version(),
                 snapshot.present_keys(),
                 (chunk.encoding for chunk in snapshot.present()),
             ),
         )
-
-
-def write_files(
-    store: Store,
-    folder: Path,
-    number: int,
-    dimensions: Mapping[Space, int],
-    read: Callable[[Snapshot], Contents],
-) -> Written:
-    """Write the files of a generation, that of ``number``, which nobody knows of yet.
-
-    Raises:
-        CollectionError: the disk is full or read-only.
-        CollectionCorrupt: there are not as many vectors as keys.
-    """
-    paths = {space: folder / f"{number:06d}-{space}.faiss" for space in dimensions}
-    files: dict[Space, IndexFile] = {}
-    try:
-        make_folder(folder)
-        with ExitStack() as stack:
-            drafts = {space: stack.enter_context(replacing(paths[space])) for space in paths}
-            with store.read() as snapshot:
-                contents = read(snapshot)
-                writers = {
-                    space: stack.enter_context(IndexWriter(drafts[space], contents.keys, dimension))
-                    for space, dimension in dimensions.items()
-                }
-                for encoding in contents.vectors:
-                    for space, rows in _by_space(encoding).items():
-                        writers[space].append(rows)
-            for space, writer in writers.items():
-                writer.finish()
-                files[space] = IndexFile(paths[space].name, sha256_of(drafts[space]))
-    except OSError as error:
-        raise CollectionError(f"{folder} cannot be written: {error}") from error
-    except ValueError as error:
-        raise CollectionCorrupt(f"{store.path} contradicts itself: {error}") from error
-    return Written(contents.version, len(contents.keys), files)
-
-
-def remove_others(folder: Path, files: Mapping[Space, IndexFile]) -> None:
-    """Remove the files of earlier generations; who reads them goes on with what it has open."""
-    names = {file.name for file in files.values()}
-    for path in folder.iterdir():
-        if path.name not in names:
-            path.unlink()
 
 
 def _follow_from(main: MainIndex, snapshot: Snapshot, generation: Generation) -> _State:
@@ -384,7 +313,7 @@ def follow(vectors: Vectors, snapshot: Snapshot, version: int) -> None:
     """Apply every change after ``version``."""
     vectors.hide(generations.hidden_since(snapshot, version))
     for keys, encoding in generations.shown_since(snapshot, version):
-        vectors.show(keys, _by_space(encoding))
+        vectors.show(keys, by_space(encoding))
 
 
 def rebuilt(snapshot: Snapshot, dimensions: Mapping[Space, int]) -> MainIndex:
@@ -396,8 +325,4 @@ def rebuilt(snapshot: Snapshot, dimensions: Mapping[Space, int]) -> MainIndex:
         parts.append(chunk.encoding)
     if not parts:
         return MainIndex.empty(dimensions)
-    return MainIndex.build(np.concatenate(keys), _by_space(Encoding.concatenate(parts)))
-
-
-def _by_space(encoding: Encoding) -> dict[Space, Floats]:
-    return {"embedding": encoding.embedding, "descriptor": encoding.descriptor}
+    return MainIndex.build(np.concatenate(keys), by_space(Encoding.concatenate(parts)))

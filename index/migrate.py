@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from index import agreement, beside, generations, indexes
+from index import agreement, beside, generations, index_files
 from index.agreement import Agreement, Thresholds
 from index.artifact import Metadata
 from index.beside import Beside
@@ -27,7 +27,7 @@ from index.collection import Collection, dimensions_of
 from index.encoder import Encoder
 from index.errors import CollectionLocked, MigrationRefused
 from index.files import held_alone, now
-from index.indexes import Contents
+from index.index_files import Contents
 from index.records import Settings as Identity
 from index.rounds import Progress, Rounds, Stopped
 from index.transactions import Snapshot
@@ -250,9 +250,9 @@ class _Migration:
             with self._rounds.caught_up() as transaction:
                 version, current = transaction.version(), generations.newest(transaction)
             number = current.number + 1 if current is not None else 1
-            written = indexes.write_files(
+            written = index_files.write(
                 store,
-                folder / indexes.FOLDER,
+                folder / index_files.FOLDER,
                 number,
                 dimensions_of(self._encoder.metadata),
                 lambda snapshot: Contents(
@@ -270,7 +270,7 @@ class _Migration:
                 beside.switch(transaction, {key: each.reason for key, each in failed.items()})
                 generations.start(transaction, number, version, written.count, written.files)
                 images = transaction.counts()["present"]
-            indexes.remove_others(folder / indexes.FOLDER, written.files)
+            index_files.remove_others(folder / index_files.FOLDER, written.files)
         return images
 
     def _wait_for_compaction(self, locks: ExitStack) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import csv
 import html
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from index.homography import Matrix, apply, corners
 from index.image import thumbnail
 from index.matching import TIERS, Match, Tier, surest_first
 from index.policies import Policy
+from index.printable import printable
 from index.records import Item
 
 MOST_IMAGES: Final = 24
@@ -36,7 +36,6 @@ _COLUMNS: Final = (
     "group id source keep tier score false_match_rate width height size_bytes format".split()
 )
 _SPREADSHEET_COMMANDS: Final = ("=", "+", "-", "@", "\t", "\r")
-_DIRECTIONS: Final = frozenset("LRE RLE LRO RLO PDF LRI RLI FSI PDI".split())
 _SECURITY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MOST_NAMES: Final = 5
 _WHOLE: Final = 0.995
@@ -127,18 +126,6 @@ def write_html(
         for number, group in enumerate(progress(shown), 1):
             file.writelines(_section(number, group, read))
         file.write("</main>\n</body>\n</html>\n")
-
-
-def printable(text: str) -> str:
-    """The text on one line, with a sign for every character that does not show."""
-    return "".join("\ufffd" if _is_hidden(character) else character for character in text)
-
-
-def _is_hidden(character: str) -> bool:
-    return (
-        unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-        or unicodedata.bidirectional(character) in _DIRECTIONS
-    )
 
 
 def _harmless(text: str) -> str:

@@ -15,7 +15,7 @@ from index.duplicates import Group
 from index.errors import DeedRefused
 from index.files import held_alone
 from index.journal import Journal, read_journal
-from index.report import printable
+from index.printable import printable
 
 _DONE: Final = {"move": "moved", "link": "linked", "delete": "deleted"}
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from index.encoder import Encoding
 from index.errors import InvalidVector
 from index.shortlist import Floats, Mask, Rows
 from index.space_index import InMemory, Keys, Live, SpaceIndex, cosines, highest
@@ -43,6 +44,11 @@ SPACES: Final[tuple[Space, ...]] = get_args(Space)
 
 _SMALLEST_DELTA: Final = 256
 UNIT_TOLERANCE: Final = 1e-2
+
+
+def by_space(encoding: Encoding) -> dict[Space, Floats]:
+    """The vectors of both outputs, (N, D) and (N, K)."""
+    return {"embedding": encoding.embedding, "descriptor": encoding.descriptor}
 
 
 def check_rows(rows: Floats, dimension: int, *, count: int) -> None:

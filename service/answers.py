@@ -6,6 +6,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from index.matching import Tier
+from index.records import State
+
 
 class CollectionAnswer(BaseModel):
     """A collection of images and their vectors."""
@@ -61,7 +64,7 @@ class ImageAnswer(BaseModel):
     model_config = ConfigDict(json_schema_extra={"examples": [example]})
 
     id: str = Field(description="Its id.")
-    state: Literal["present", "gone", "unreadable"] = Field(
+    state: State = Field(
         description="`present`: searches find it. `gone`: the file it was indexed from is no more. "
         "`unreadable`: that file could not be decoded."
     )
@@ -130,7 +133,7 @@ class MatchAnswer(BaseModel):
     """A copy of the query."""
 
     id: str = Field(description="The image's id.")
-    tier: Literal["exact", "pixels", "perceptual", "descriptor"] = Field(
+    tier: Tier = Field(
         description="What says that it is a copy, the surest that does: `exact` is the same bytes, "
         "`pixels` the same pixels, `perceptual` hashes (PDQ) that differ in at most 31 of 256 "
         "bits, `descriptor` a copy score over the threshold."

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from index.encoder import Provider
 from index.image import DEFAULT_MAX_PIXELS
 from index.indexes import DEFAULT_MEMORY
 
@@ -31,7 +32,7 @@ class Settings(BaseSettings):
         description="Encoder file (.onnx) of new collections; others are served with the copies "
         "that they keep of theirs. Without one, the encoder that ships with Kindred.",
     )
-    provider: Literal["auto", "cuda", "cpu"] = Field(
+    provider: Provider = Field(
         default="auto",
         description="Where the encoder runs. `auto` takes a CUDA GPU where one works, else the "
         "CPU; `cuda` refuses to start without one.",

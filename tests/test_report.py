@@ -22,7 +22,8 @@ from index.catalog import Catalog
 from index.collection import Collection, Group
 from index.encoder import Encoder
 from index.image import thumbnail
-from index.report import MOST_IMAGES, Terms, printable, spare_bytes, write_csv, write_html
+from index.printable import printable
+from index.report import MOST_IMAGES, Terms, spare_bytes, write_csv, write_html
 
 NEVER = 9.0
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -14,7 +14,7 @@ from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_
 from index.commands.signals import stoppable
 from index.commands.work import add_decoding_flags
 from index.describe import describe
-from index.report import printable
+from index.printable import printable
 
 
 def add(commands: Commands) -> None:

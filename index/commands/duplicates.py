@@ -30,7 +30,8 @@ from index.deeds import CERTAIN, Wish
 from index.journal import DEEDS
 from index.matching import TIERS
 from index.policies import DEFAULT_POLICY, POLICIES, Policy
-from index.report import Terms, printable, write_csv, write_html
+from index.printable import printable
+from index.report import Terms, write_csv, write_html
 from index.tidy import tidy
 
 _GROUPS_AT_A_TIME: Final = 1000

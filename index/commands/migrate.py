@@ -26,7 +26,7 @@ from index.commands.signals import stoppable
 from index.commands.work import add_encoder_flags, add_work_flags, default_encoder, job_settings
 from index.encoder import DEFAULT_ENCODER, Encoder
 from index.files import sha256_of
-from index.report import printable
+from index.printable import printable
 
 
 def add(commands: Commands) -> None:
