@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.network import Network
+from torch import Tensor, nn
 
-IMAGES = 40
+from trainer.network import Network
+from trainer.objectives.classify import Classifier
+
+IMAGES, CLASSES = 40, 3
 """That a small network is made to learn from."""
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -26,6 +29,8 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"queue_length": 16, "queue_start_epoch": 0.5},
     "dino": {"hidden_width": 16, "projection_width": 8, "prototypes": 24, "small_views": 2}
     | {"momentum": 0.9},
+    "classify": {"head_layers": 1},
+    "distill": {"temperature": 0.5},
 }
 
 
@@ -37,5 +42,22 @@ def small_network(method: str, **changes: Any) -> Network:
         "image_size": 32,
     } | changes
     network = Network(method=method, options=SMALL[method], **settings)
-    network.objective.prepare(IMAGES)
+    network.objective.prepare(IMAGES, CLASSES)
+    if network.objective.taught:
+        teacher = small_network("classify", **changes).eval()
+        for parameter in teacher.objective.parameters():
+            nn.init.uniform_(parameter, -0.5, 0.5)
+        network.objective.follow(_Logits(teacher), CLASSES)
     return network
+
+
+class _Logits(nn.Module):
+    """What a network with a classifier says of pixels in 0 to 1."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.network.objective, Classifier)
+        return self.network.objective.classify(self.network.represent(x.float())).to(x)

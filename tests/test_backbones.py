@@ -9,9 +9,11 @@ from index.errors import RunError
 from trainer.backbones import create_backbone
 
 
+@pytest.mark.parametrize("name", ["resnet18", "skresnet18"])
 @pytest.mark.parametrize(("size", "side"), [(32, 4), (64, 4), (128, 8), (224, 7)])
-def test_resnet_stem_leaves_a_useful_map(size: int, side: int) -> None:
-    backbone = create_backbone("resnet18", size, width=0.25).eval()
+def test_resnet_stem_leaves_a_useful_map(name: str, size: int, side: int) -> None:
+    """With plain kernels, and with selective ones."""
+    backbone = create_backbone(name, size, width=0.25).eval()
     map_NCHW, h_ND = backbone(torch.zeros(2, 3, size, size))
     assert map_NCHW.shape == (2, 128, side, side)
     assert h_ND.shape == (2, 128)

@@ -20,8 +20,8 @@ from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
-from trainer.network import Network
-from trainer.pretrain import create_network, pretrain
+from trainer.network import Network, create_network
+from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent

@@ -21,10 +21,10 @@ from trainer import checkpoint
 from trainer.data import load_images
 from trainer.export import ExportSettings, export
 from trainer.metrics import retrieval
-from trainer.network import Network
+from trainer.network import Network, create_network
 from trainer.objectives import METHODS
 from trainer.objectives.options import options_of
-from trainer.pretrain import create_network, pretrain
+from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 from trainer.views import ViewSettings, make_views
 
@@ -57,6 +57,12 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def small_run(method: str, pictures: Path, out: Path, **changes: Any) -> PretrainSettings:
+    """Settings of a short run; what teaches it is trained before."""
+    if method == "distill":
+        teacher = out.parent / "teacher"
+        if not teacher.exists():
+            pretrain(small_run("classify", pictures, teacher, optimizer="adamw", epochs=14))
+        changes["teacher"] = str(teacher)
     settings: dict[str, Any] = {
         "data": str(pictures), "out": str(out), "method": method, "image_size": 16,
         "width": 0.125, "batch_size": 16, "epochs": 2, "device": "cpu", "optimizer": "sgd",
@@ -154,12 +160,13 @@ def test_short_run_learns_to_find_views_of_photographs_that_it_has_not_seen(
 
 @pytest.mark.parametrize("method", SMALL)
 def test_defaults_are_the_papers_and_what_is_given_wins(method: str) -> None:
-    settings = PretrainSettings(data="here", out="there", method=method)
+    teacher = "a run" if METHODS[method].taught else None
+    settings = PretrainSettings(data="here", out="there", method=method, teacher=teacher)
     taken = options_of(METHODS[method])
     assert settings.option == {name: option.default for name, option in taken.items()}
     assert settings.optimizer == settings.recipe().optimizer
     for name, value in SMALL[method].items():
-        changed = PretrainSettings(data="here", out="there", method=method, option={name: value})
+        changed = replace(settings, option={name: value})
         assert changed.option == settings.option | {name: value}
 
 
@@ -205,7 +212,7 @@ def test_embedding_is_h_and_descriptor_the_projection(method: str) -> None:
     h = network.represent(pixels.permute(0, 3, 1, 2) / 255)
     torch.testing.assert_close(embedding, functional.normalize(h, dim=1))
     z = network.objective.projector(h)
-    assert z.shape == (3, SMALL[method]["projection_width"])
+    assert z.shape == (3, SMALL[method].get("projection_width", network.backbone.width))
     torch.testing.assert_close(descriptor, functional.normalize(z, dim=1))
 
 

@@ -49,7 +49,7 @@ def test_value_and_gradients_are_equation_4(temperature: float) -> None:
 def small(**changes: float) -> PIRL:
     torch.manual_seed(0)
     objective = PIRL(create_backbone("resnet18", 32, 0.125), **SMALL["pirl"] | changes).double()
-    objective.prepare(IMAGES)
+    objective.prepare(IMAGES, 0)
     return objective
 
 

@@ -18,6 +18,7 @@ import torch
 
 from index.errors import DataError, RunError, TrainingDiverged
 from trainer import checkpoint, cli, distributed, journal, pretrain, views
+from trainer.network import create_network
 from trainer.settings import PretrainSettings
 
 REPOSITORY = Path(__file__).parent.parent
@@ -232,7 +233,7 @@ def test_copies_train_a_descriptor_of_their_own_and_resume_with_the_same_bits(
     assert lines[0]["loss"] == pytest.approx(
         lines[0]["loss_contrast"] + lines[0]["loss_copies"], rel=1e-5
     )
-    network = pretrain.create_network(whole).eval()
+    network = create_network(whole).eval()
     embedding, descriptor = network.encode(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
     assert embedding.shape == (2, 64)
     assert descriptor.shape == (2, 24)

@@ -13,7 +13,8 @@ import torch
 from index.errors import RunError
 from trainer import checkpoint, cli
 from trainer.export import ExportSettings, export
-from trainer.pretrain import create_network, pretrain
+from trainer.network import create_network
+from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 from trainer.start import inherited, load_start
 

@@ -9,6 +9,7 @@ import timm
 from timm.models import group_modules
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
+from timm.models.sknet import SelectiveKernelBottleneck
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -123,6 +124,10 @@ def _through(stages: list[list[nn.Module]], x: Tensor) -> Tensor:
     return x
 
 
+_RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
+"""Where timm has models of its class ResNet: with plain kernels, and with selective ones."""
+
+
 def create_backbone(
     name: str, image_size: int, width: float = 1.0, branch_stages: int = 0
 ) -> Backbone:
@@ -141,7 +146,7 @@ def create_backbone(
         close = timm.list_models(f"*{name}*")[:5]
         hint = f"; like it are {', '.join(close)}" if close else ""
         raise RunError(f"backbone {name!r} is not a model of timm {timm.__version__}{hint}")
-    is_resnet = timm.model_entrypoint(name).__module__ == ResNet.__module__
+    is_resnet = timm.model_entrypoint(name).__module__ in _RESNETS
     if width != 1 and not is_resnet:
         raise RunError(f"width {width} with backbone {name!r}, expected 1: only ResNets scale")
     if not is_resnet:

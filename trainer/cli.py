@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from index.errors import KindredError
+from index.errors import KindredError, RunError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
 from trainer.objectives import METHODS
@@ -27,11 +27,16 @@ DONE, LEFT_OUT, REFUSED = 0, 1, 2
 
 COMMANDS = {
     "pretrain": (PretrainSettings, "learn a representation; the same command goes on"),
+    "finetune": (PretrainSettings, "learn classes from labels, from an earlier run or encoder"),
+    "distill": (PretrainSettings, "learn what a run of finetune says of images without labels"),
     "reproduce": (ReproduceSettings, "start a run again with its settings, and compare the two"),
     "evaluate": (EvaluateSettings, "measure an exported encoder, through the file that is served"),
     "export": (ExportSettings, "turn a run into one .onnx file, verified against the network"),
     "report": (ReportSettings, "one page that shows what a run learnt, or two side by side"),
 }
+
+
+_METHOD_OF = {"finetune": "classify", "distill": "distill"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,11 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     command, as_json = options.pop("command"), options.pop("json")
     skipped: tuple[object, ...]
     try:
-        if command == "pretrain":
+        if command in ("pretrain", *_METHOD_OF):
             start = options.get("from_")
             brought = inherited(Path(start)) if start else {}
             if options.get("copies") is False:
                 brought.pop("branch_stages", None)  # they are the descriptor's
+            if command in _METHOD_OF:
+                options.setdefault("method", _METHOD_OF[command])
+                if command == "finetune" and not start:
+                    raise RunError("from is missing, expected an earlier run or an encoder file")
             options["option"] = dict(options.get("option", ()))
             settings = PretrainSettings(**brought | options)
             images = pretrain(settings)

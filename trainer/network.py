@@ -15,6 +15,7 @@ from trainer.backbones import Backbone, create_backbone
 from trainer.objectives import find_method
 from trainer.objectives.objective import Objective, Progress, Seen
 from trainer.objectives.sscd import CopyDescriptor, Sources
+from trainer.settings import PretrainSettings
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,18 @@ def _check_map(backbone: Backbone, name: str, size: int, copies: bool) -> None:
             f"backbone {name!r} gives a tensor of shape {tuple(map_NCHW.shape)}, expected a map "
             f"(1, {backbone.channels}, H, W), which the descriptor of copies is pooled from"
         )
+
+
+def create_network(settings: PretrainSettings) -> Network:
+    """The network that the settings describe, untrained."""
+    return Network(
+        method=settings.method,
+        options=settings.option,
+        backbone_name=settings.backbone,
+        width=settings.width,
+        image_size=settings.image_size,
+        copies=settings.copies,
+        descriptor_width=settings.descriptor_width,
+        entropy_weight=settings.entropy_weight,
+        branch_stages=settings.branch_stages,
+    )

@@ -15,28 +15,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from index.errors import DataError, RunError
 from index.image import Fit
-from index.sources import scan
 from trainer import checkpoint, distributed, provenance
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
+from trainer.labelled import Teacher, read_labels
 from trainer.loader import Batches
-from trainer.metrics import joint_labels, weighted_knn
-from trainer.network import Network, Views
+from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
 from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
-from trainer.pairs import classes_of
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_start
+from trainer.validation import at_size, validate
 from trainer.views import make_jigsaws, make_views
 
 START_IMAGES = 4096
@@ -84,9 +82,17 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
     torch.manual_seed(settings.seed)
     network = create_network(settings)
-    network.objective.check(settings.batch_size, len(images))
-    network.objective.prepare(len(images))
-    classes = _classes(images, settings) if network.objective.labelled else None
+    objective = network.objective
+    labels = read_labels(images, evaluation, settings) if objective.labelled else None
+    objective.prepare(len(images), 0 if labels is None else labels.count)
+    class_names = None if labels is None else labels.names
+    if objective.taught:
+        teacher = Teacher(Path(str(settings.teacher)), device)
+        objective.follow(teacher, teacher.count)
+        class_names = teacher.names
+    chosen, together = (None, None) if labels is None else (labels.chosen, labels.together)
+    count = len(images) if chosen is None else len(chosen)
+    objective.check(settings.batch_size, count)
     step, seconds_before = 0, 0.0
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
@@ -113,14 +119,13 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     if settings.compile:
         model.compile()
 
-    steps_per_epoch = len(images) // settings.batch_size
+    steps_per_epoch = count // settings.batch_size
     total_steps = settings.epochs * steps_per_epoch
     warmup_steps = round(settings.warmup() * steps_per_epoch)
     eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
-    together = classes.numpy() if classes is not None and settings.pairs else None
-    rows = _rows(settings, len(images), step, total_steps, together)
-    own_rows = _rows(settings, len(images), step, total_steps, together)  # not of steps ahead
+    rows = _rows(settings, count, step, total_steps, chosen, together)
+    own_rows = _rows(settings, count, step, total_steps, chosen, together)  # not of steps ahead
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
@@ -141,9 +146,12 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
         def evaluate() -> None:
             if evaluation is not None and main:
-                knn = knn_accuracy(network, evaluation, images, settings.image_size, device, bf16)
-                journal.write({"step": step, "knn": knn})
-                tqdm.write(f"epoch {step / steps_per_epoch:.1f}: kNN {100 * knn:.1f} %")
+                measured = validate(
+                    network, evaluation, images, class_names, settings.image_size, device, bf16
+                )
+                journal.write({"step": step} | measured)
+                words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in measured.items())
+                tqdm.write(f"epoch {step / steps_per_epoch:.1f}: {words}")
 
         if step == 0:
             evaluate()
@@ -154,9 +162,9 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
             with profile.part("views"):
                 views = training_views(batch_N3HW, settings, step)
                 rows_N = torch.from_numpy(next(own_rows))
-                if classes is not None:
-                    views = replace(views, labels_N=classes[rows_N].to(device))
-                if network.objective.numbered:
+                if labels is not None:
+                    views = replace(views, labels_N=labels.classes[rows_N].to(device))
+                if objective.numbered:
                     views = replace(views, rows_N=rows_N.to(device))
             rate = learning_rate(step, total_steps, warmup_steps, peak)
             set_rate(optimizer, rate, peak)
@@ -189,6 +197,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
                     "optimizer": optimizer.state_dict(),
                     "step": step,
                     "seconds": seconds_before + seconds,
+                    "classes": class_names,
                 }
                 checkpoint.save_checkpoint(run, state)
                 saved = time.monotonic()
@@ -218,7 +227,7 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
     network.eval()
     maps = (
         network.maps(x)
-        for x in _at_size(images.pixels[rows], settings.image_size, torch.device("cpu"))
+        for x in at_size(images.pixels[rows], settings.image_size, torch.device("cpu"))
     )
     with torch.no_grad():
         network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
@@ -271,11 +280,13 @@ def _rows(
     length: int,
     step: int,
     total_steps: int,
+    chosen: NDArray[np.int64] | None = None,
     together: NDArray[np.int64] | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     """This process's rows of the images, for each step from ``step`` on.
 
-    ``together`` are classes of a few images each, which come in a batch together.
+    Of ``length`` images, the ``chosen`` ones where they are not all. ``together`` are their
+    classes, where those of a class are to come in one batch.
     """
     share = settings.batch_size // distributed.world_size()
     steps_per_epoch = length // settings.batch_size
@@ -289,7 +300,8 @@ def _rows(
                 turn = random.permutation(together.max() + 1)
                 order = order[np.argsort(turn[together[order]], kind="stable")]
         start = place * settings.batch_size + distributed.rank() * share
-        yield np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
+        rows = np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
+        yield rows if chosen is None else chosen[rows]
 
 
 def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]:
@@ -313,46 +325,6 @@ def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]
     return images, evaluation
 
 
-def _classes(images: Images, settings: PretrainSettings) -> Tensor:
-    """The class of each image by number, int64 (N,).
-
-    Raises:
-        DataError: an image has none, or a class has one member alone; or the file of pairs says
-            what cannot be.
-    """
-    if settings.pairs:
-        left_out = dict(images.skipped)
-        ids = [item.id for item in scan(settings.data, past_damage=True) if item.id not in left_out]
-        return torch.from_numpy(classes_of(Path(settings.pairs), ids))
-    if not images.labelled:
-        raise DataError(
-            f"{settings.data} has images without labels, which {settings.method} learns from"
-        )
-    names, classes, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
-    alone = names[counts == 1]
-    if len(alone):
-        raise DataError(
-            f"{settings.data} has {len(alone)} classes with one image alone, expected at least two "
-            f"in each for {settings.method}; the first are {', '.join(alone[:5])}"
-        )
-    return torch.from_numpy(classes)
-
-
-def create_network(settings: PretrainSettings) -> Network:
-    """The network that the settings describe, untrained."""
-    return Network(
-        method=settings.method,
-        options=settings.option,
-        backbone_name=settings.backbone,
-        width=settings.width,
-        image_size=settings.image_size,
-        copies=settings.copies,
-        descriptor_width=settings.descriptor_width,
-        entropy_weight=settings.entropy_weight,
-        branch_stages=settings.branch_stages,
-    )
-
-
 def resolve_device(name: str) -> str:
     """``auto`` is the GPU where there is one.
 
@@ -365,60 +337,6 @@ def resolve_device(name: str) -> str:
     if name.startswith("cuda") and not available:
         raise RunError(f"device is {name}, but torch {torch.__version__} finds no CUDA GPU here")
     return name
-
-
-def knn_accuracy(
-    network: Network,
-    evaluation: Images,
-    train: Images,
-    size: int,
-    device: torch.device,
-    autocast: bool,
-) -> float:
-    """Weighted kNN (k=200, temperature 0.07) on h of the evaluation images, 0 to 1.
-
-    The bank is up to 10,000 training images where they have labels, spread evenly; else the
-    evaluation images themselves, leave-one-out.
-    """
-    network.eval()
-    queries = _represent(network, evaluation.pixels, size, device, autocast)
-    if train.labelled:
-        rows = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
-        bank = _represent(network, train.pixels[rows], size, device, autocast)
-        query_labels, bank_labels = joint_labels(evaluation.labels, train.labels[rows])
-        accuracy = weighted_knn(queries, query_labels, bank, bank_labels)
-    else:
-        (labels,) = joint_labels(evaluation.labels)
-        accuracy = weighted_knn(queries, labels, queries, labels, leave_one_out=True)
-    network.train()
-    return accuracy
-
-
-@torch.no_grad()
-def _represent(
-    network: Network,
-    pixels: NDArray[np.uint8],
-    size: int,
-    device: torch.device,
-    autocast: bool,
-) -> Tensor:
-    """Unit-length h on the CPU, float32 (N, D), of uint8 pixels of any square size."""
-    parts = []
-    for x in _at_size(pixels, size, device):
-        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            h = network.represent(x)
-        parts.append(functional.normalize(h.float(), dim=1).cpu())
-    return torch.cat(parts)
-
-
-def _at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches float32 (256, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
-    for start in range(0, len(pixels), 256):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 256])).to(device)
-        x = x.permute(0, 3, 1, 2).float() / 255
-        if x.shape[-1] != size:
-            x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        yield x.contiguous(memory_format=torch.channels_last)
 
 
 def _step_seed(seed: int, step: int, rank: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -63,6 +64,12 @@ class PretrainSettings:
         changes_numbers=False,
     )
     batch_size: int = setting(512, "images a step, each seen in two views")
+    labels: str = setting(
+        "all",
+        "which labels are used, by a method that learns from labels: all, a share of each class "
+        "such as 10%, or a number of images of each",
+    )
+    teacher: str | None = setting(None, "run of finetune whose classes distill learns")
     pairs: str | None = setting(
         None,
         "file of pairs that people call the same or different, which supcon, triplet and margin "
@@ -149,10 +156,7 @@ class PretrainSettings:
             raise RunError(
                 f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
             )
-        if self.pairs and not find_method(self.method).labelled:
-            raise RunError(
-                f"pairs is {self.pairs!r}, expected none: {self.method} takes no classes"
-            )
+        self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
         if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
@@ -169,6 +173,24 @@ class PretrainSettings:
             self.fit()
         except ValueError as error:
             raise RunError(str(error)) from error
+
+    def _check_labels(self) -> None:
+        method = find_method(self.method)
+        if not re.fullmatch(r"all|\d+(\.\d+)?%|[1-9]\d*", self.labels):
+            raise RunError(
+                f"labels is {self.labels!r}, expected all, a share such as 10%, or a number of "
+                "images of each class"
+            )
+        for name, nothing in (("labels", "all"), ("pairs", None)):
+            if getattr(self, name) != nothing and not method.labelled:
+                raise RunError(
+                    f"{name} is {getattr(self, name)!r}, expected none: {self.method} takes no "
+                    "classes"
+                )
+        if self.teacher and not method.taught:
+            raise RunError(f"teacher is {self.teacher!r}, expected none: {self.method} takes none")
+        if method.taught and not self.teacher:
+            raise RunError(f"teacher is missing, expected a run that {self.method} learns from")
 
     def _complete(self) -> None:
         """Fill in what the method's paper sets; the record of a run then says it all."""

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from index.errors import RunError
 from trainer import checkpoint
-from trainer.network import Network
-from trainer.pretrain import create_network
+from trainer.network import Network, create_network
 from trainer.settings import PretrainSettings
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network in evaluation mode, after ``step`` steps and ``seconds`` of training."""
+    """A network in evaluation mode, after ``step`` steps and ``seconds`` of training.
+
+    ``classes`` are names of what its classifier tells apart, where it has one.
+    """
 
     settings: PretrainSettings
     network: Network
     step: int
     seconds: float
+    classes: list[str] | None
 
 
 def load_trained(run: Path) -> Trained:
@@ -38,4 +41,4 @@ def load_trained(run: Path) -> Trained:
         raise RunError(
             f"{run / checkpoint.CHECKPOINT} does not fit the network that its settings describe"
         ) from error
-    return Trained(settings, network, state["step"], state["seconds"])
+    return Trained(settings, network, state["step"], state["seconds"], state.get("classes"))

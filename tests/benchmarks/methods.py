@@ -37,6 +37,7 @@ from trainer.cli import main as kindred_train
 from trainer.objectives import METHODS
 
 UNTRAINED: Final = "untrained"
+PRETRAINING: Final = [name for name in METHODS if name not in ("classify", "distill")]
 SOLO_LEARN: Final = {
     "simclr": 0.9074, "simsiam": 0.9051, "byol": 0.9258, "moco": 0.9294, "barlow": 0.9210,
     "vicreg": 0.9207, "supcon": 0.9382, "swav": 0.8917, "dino": 0.8952,
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--width", type=float, default=0.5)
-    parser.add_argument("--method", action="append", choices=list(METHODS), help="[all]")
+    parser.add_argument("--method", action="append", choices=PRETRAINING, help="[all]")
     parser.add_argument("--out", type=Path, help="of the runs [a temporary folder]")
     arguments = parser.parse_args(given[:cut])
     with tempfile.TemporaryDirectory() as folder:
@@ -91,7 +92,7 @@ def main() -> None:
             f"{'':12}{'kNN':>8}{'probe':>8}{'descriptor':>12}{'RankMe':>8}{'minutes':>9}"
             f"{'solo-learn':>12}{'lightly':>9}"
         )
-        for method in (UNTRAINED, *(arguments.method or METHODS)):
+        for method in (UNTRAINED, *(arguments.method or PRETRAINING)):
             try:
                 scores, minutes = measure(method, train, test, out, [str(each) for each in common])
             except Refused as error:  # a collapse, for one; the others go on

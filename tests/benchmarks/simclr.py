@@ -216,8 +216,9 @@ def measure(task: Task) -> dict[str, float]:
 def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     """Batch after batch as `trainer/pretrain.py` takes them."""
     from trainer.loader import Batches
+    from trainer.network import create_network
     from trainer.optimisers import create_optimizer, set_rate
-    from trainer.pretrain import create_network, training_views
+    from trainer.pretrain import training_views
     from trainer.settings import PretrainSettings
 
     settings = PretrainSettings(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from index.errors import RunError
 from trainer.objectives.barlow import BarlowTwins
 from trainer.objectives.byol import BYOL
+from trainer.objectives.classify import Classify
 from trainer.objectives.dino import DINO
+from trainer.objectives.distill import Distill
 from trainer.objectives.margin import Margin
 from trainer.objectives.moco import MoCo
 from trainer.objectives.objective import Objective
@@ -32,6 +34,8 @@ METHODS: dict[str, type[Objective]] = {
     "margin": Margin,
     "swav": SwAV,
     "dino": DINO,
+    "classify": Classify,
+    "distill": Distill,
 }
 """Methods by the name that ``--method`` takes."""
 

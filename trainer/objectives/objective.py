@@ -117,12 +117,14 @@ class Objective(nn.Module):
         recipe: of the paper.
         labelled: whether the loss needs the images' classes.
         numbered: whether it needs to know which images they are.
+        taught: whether it learns from a teacher.
         projector: h (N, D) to z (N, K), the descriptor where copies are not trained.
     """
 
     recipe: ClassVar[Recipe]
     labelled: ClassVar[bool] = False
     numbered: ClassVar[bool] = False
+    taught: ClassVar[bool] = False
     projector: nn.Module
 
     def forward(self, seen: Seen) -> Tensor:
@@ -143,8 +145,11 @@ class Objective(nn.Module):
             RunError: they do not suit the method.
         """
 
-    def prepare(self, images: int) -> None:
-        """Make room for what is kept of each image that there is to learn from."""
+    def prepare(self, images: int, classes: int) -> None:
+        """Make room for what is kept of each image, or class, that there is to learn from."""
+
+    def follow(self, teacher: nn.Module, classes: int) -> None:
+        """Learn from a teacher: float32 pixels (M, 3, S, S) in 0 to 1 to logits (M, classes)."""
 
     def start_from(self, backbone: Backbone) -> None:
         """Take over a backbone whose weights were loaded after the objective was made."""

@@ -81,7 +81,7 @@ class PIRL(Objective):
         self.register_buffer("memory_IK", torch.empty(0, projection_width))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def prepare(self, images: int) -> None:
+    def prepare(self, images: int, classes: int) -> None:  # noqa: ARG002
         """A memory of each image, which says nothing yet."""
         self.memory_IK = unit(torch.randn(images, self.memory_IK.shape[1])).to(self.memory_IK)
 

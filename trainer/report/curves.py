@@ -12,6 +12,7 @@ from trainer.report.words import section, text
 
 TITLES = {
     "knn": "kNN accuracy, %",
+    "top1": "accuracy of the classifier, %",
     "loss": "loss",
     "loss_contrast": "loss of the method",
     "loss_copies": "loss of the copies",
@@ -19,6 +20,7 @@ TITLES = {
     "spread": "spread of h",
 }
 """Of what the journal writes, in the order of the page; other values follow by their names."""
+SHARES = {"knn", "top1"}
 NOT_CURVES = {"step", "epoch", "seconds"}
 
 
@@ -62,5 +64,5 @@ def series(run: Run, name: str) -> tuple[list[float], list[float]]:
 
 def _line(number: int, run: Run, name: str) -> Line | None:
     x, y = series(run, name)
-    scale = 100 if name == "knn" else 1
+    scale = 100 if name in SHARES else 1
     return Line(number, np.array(x), scale * np.array(y)) if x else None

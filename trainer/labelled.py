@@ -1,0 +1,152 @@
+"""The labels of a run's images: classes by number, which of them are used, and a teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from index.errors import DataError, RunError
+from index.sources import scan
+from trainer.data import Images
+from trainer.objectives import find_method
+from trainer.objectives.classify import Classifier
+from trainer.pairs import classes_of
+from trainer.settings import PretrainSettings
+from trainer.trained import load_trained
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """What is known of the images, before training starts.
+
+    Attributes:
+        classes: by number, int64 (N,).
+        names: of the classes, in the order of their numbers; None where pairs made them.
+        chosen: rows of the images whose labels are used, int64 (L,), ascending.
+        together: classes of the chosen, where those of a class are to come in one batch.
+    """
+
+    classes: Tensor
+    names: list[str] | None
+    chosen: NDArray[np.int64]
+    together: NDArray[np.int64] | None
+
+    @property
+    def count(self) -> int:
+        """Of classes."""
+        return int(self.classes.max()) + 1
+
+
+def read_labels(images: Images, evaluation: Images | None, settings: PretrainSettings) -> Labels:
+    """The classes by the images' labels, or by a file of pairs.
+
+    Raises:
+        DataError: an image has no label, a class has one member alone, or has fewer than are asked
+            for; images to evaluate on are of other classes; the file of pairs says what cannot be;
+            or fewer images are left than a batch takes.
+    """
+    if settings.pairs:
+        left_out = dict(images.skipped)
+        ids = [item.id for item in scan(settings.data, past_damage=True) if item.id not in left_out]
+        classes, names = classes_of(Path(settings.pairs), ids), None
+    else:
+        classes, names = _classes(images, settings)
+        if evaluation is not None and issubclass(find_method(settings.method), Classifier):
+            _check_evaluation(names, evaluation, settings.eval_data)
+    chosen = chosen_rows(classes, settings.labels, settings.seed)
+    if len(chosen) < settings.batch_size:
+        raise DataError(
+            f"labels {settings.labels} leave {len(chosen)} images of {settings.data}, expected at "
+            f"least one batch of {settings.batch_size}; see --batch-size"
+        )
+    together = classes[chosen] if settings.pairs else None
+    return Labels(torch.from_numpy(classes), names, chosen, together)
+
+
+def _classes(images: Images, settings: PretrainSettings) -> tuple[NDArray[np.int64], list[str]]:
+    if not images.labelled:
+        raise DataError(
+            f"{settings.data} has images without labels, which {settings.method} learns from"
+        )
+    names, classes, counts = np.unique(images.labels, return_inverse=True, return_counts=True)
+    alone = names[counts == 1]
+    if len(alone):
+        raise DataError(
+            f"{settings.data} has {len(alone)} classes with one image alone, expected at least two "
+            f"in each for {settings.method}; the first are {', '.join(alone[:5])}"
+        )
+    return classes, names.tolist()
+
+
+def _check_evaluation(names: Sequence[str], evaluation: Images, source: str | None) -> None:
+    unknown = sorted(set(evaluation.labels) - set(names))
+    if unknown:
+        raise DataError(
+            f"{source} has {len(unknown)} classes that are not learnt; the first are "
+            f"{', '.join(unknown[:5])}"
+        )
+
+
+def chosen_rows(classes: NDArray[np.int64], labels: str, seed: int) -> NDArray[np.int64]:
+    """The images whose labels are used, as many of each class as ``labels`` says, ascending.
+
+    Args:
+        classes: int64 (N,).
+        labels: ``all``, a share of each class such as ``10%``, or a number of images of each.
+        seed: of the choice.
+
+    Raises:
+        DataError: a class has fewer, or would be left with none.
+    """
+    if labels == "all":
+        return np.arange(len(classes))
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(classes.max() + 1):
+        own = np.flatnonzero(classes == number)
+        share = labels.endswith("%")
+        count = round(len(own) * float(labels[:-1]) / 100) if share else int(labels)
+        if not 1 <= count <= len(own):
+            raise DataError(
+                f"labels is {labels}, which is {count} of the {len(own)} images of class "
+                f"{number}, expected 1 to {len(own)}"
+            )
+        rows.append(random.choice(own, count, replace=False))
+    return np.sort(np.concatenate(rows))
+
+
+class Teacher(nn.Module):
+    """Logits of pixels in 0 to 1, by a fine-tuned run; in evaluation mode for good."""
+
+    def __init__(self, run: Path, device: torch.device) -> None:
+        """Load it.
+
+        Raises:
+            RunError: the run has no classifier.
+        """
+        super().__init__()
+        trained = load_trained(run)
+        objective = trained.network.objective
+        if not isinstance(objective, Classifier):
+            raise RunError(
+                f"teacher is {run}, a run of {trained.settings.method} without a classifier, "
+                "expected one of kindred-train finetune"
+            )
+        self.network, self.objective = trained.network.to(device).requires_grad_(False), objective
+        self.size = trained.settings.image_size
+        self.names = list(trained.classes or ())
+        self.count = len(self.names)
+
+    def forward(self, x_M3SS: Tensor) -> Tensor:
+        """Logits (M, classes)."""
+        if x_M3SS.shape[-1] != self.size:
+            size = (self.size, self.size)
+            x_M3SS = functional.interpolate(x_M3SS, size, mode="bilinear", antialias=True)
+        return self.objective.classify(self.network.represent(x_M3SS))

@@ -1,0 +1,63 @@
+"""Distillation: a student learns what a fine-tuned teacher says of pictures without labels.
+
+Chen, Kornblith, Swersky, Norouzi, Hinton, Big Self-Supervised Models are Strong Semi-Supervised
+Learners, NeurIPS 2020 (arXiv:2006.10029): the loss is equation 2.
+
+Shape suffixes: M = 2N views, S image size, D width of h, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainer.backbones import Backbone
+from trainer.objectives.classify import RECIPE, Classifier
+from trainer.objectives.objective import Recipe, Seen, exact
+
+
+def distillation(student_MC: Tensor, teacher_MC: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of the student's classes with the teacher's, both at a temperature.
+
+    Args:
+        student_MC, teacher_MC: logits, any floating dtype.
+        temperature: divides both; above 0.
+
+    Returns:
+        The mean over views, a float32 scalar (float64 for float64 input).
+    """
+    wanted_MC = (exact(teacher_MC) / temperature).softmax(1)
+    return -(wanted_MC * (exact(student_MC) / temperature).log_softmax(1)).sum(1).mean()
+
+
+class Distill(Classifier):
+    """A classifier of its own, which follows the teacher's on the same views.
+
+    Args:
+        temperature: of both.
+    """
+
+    recipe: ClassVar[Recipe] = RECIPE
+    taught = True
+
+    def __init__(self, backbone: Backbone, *, temperature: float = 1.0) -> None:
+        super().__init__(backbone, head_layers=0)
+        self.temperature = temperature
+        self._mean, self._deviation = (
+            torch.tensor(each).view(1, 3, 1, 1) for each in (backbone.mean, backbone.deviation)
+        )
+
+    def follow(self, teacher: nn.Module, classes: int) -> None:
+        """Learn from it."""
+        self._teacher = [teacher]  # in a list, so that it is no part of the state
+        self.set_classes(classes)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """``distillation`` of the student's logits."""
+        x_M3SS = seen.x_M3SS
+        pixels_M3SS = x_M3SS * self._deviation.to(x_M3SS) + self._mean.to(x_M3SS)
+        with torch.no_grad():
+            teacher_MC = self._teacher[0](pixels_M3SS)
+        return distillation(self.classify(seen.h_MD), teacher_MC, self.temperature)

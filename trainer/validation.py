@@ -1,0 +1,78 @@
+"""What a network knows while it trains: kNN on h, and what its classifier gets right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.data import Images
+from trainer.metrics import joint_labels, weighted_knn
+from trainer.network import Network
+from trainer.objectives.classify import Classifier
+
+
+def validate(
+    network: Network,
+    evaluation: Images,
+    train: Images,
+    classes: Sequence[str] | None,
+    size: int,
+    device: torch.device,
+    autocast: bool,
+) -> dict[str, float]:
+    """Shares of the evaluation images that are told right, 0 to 1.
+
+    ``knn`` is weighted kNN (k=200, temperature 0.07) on h. The bank is up to 10,000 training images
+    where they have labels, spread evenly; else the evaluation images themselves, leave-one-out.
+    ``top1`` is by the classifier, where the network has one, whose outputs are ``classes``.
+    """
+    network.eval()
+    h_ND = _represent(network, evaluation.pixels, size, device, autocast)
+    queries = functional.normalize(h_ND, dim=1).cpu()
+    if train.labelled:
+        rows = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
+        bank = _represent(network, train.pixels[rows], size, device, autocast)
+        bank = functional.normalize(bank, dim=1).cpu()
+        query_labels, bank_labels = joint_labels(evaluation.labels, train.labels[rows])
+        found = {"knn": weighted_knn(queries, query_labels, bank, bank_labels)}
+    else:
+        (labels,) = joint_labels(evaluation.labels)
+        found = {"knn": weighted_knn(queries, labels, queries, labels, leave_one_out=True)}
+    if isinstance(network.objective, Classifier) and classes is not None:
+        with torch.no_grad():
+            said = network.objective.classify(h_ND).argmax(1).cpu().numpy()
+        found["top1"] = float((np.array(classes)[said] == evaluation.labels).mean())
+    network.train()
+    return found
+
+
+@torch.no_grad()
+def _represent(
+    network: Network,
+    pixels: NDArray[np.uint8],
+    size: int,
+    device: torch.device,
+    autocast: bool,
+) -> Tensor:
+    """H, float32 (N, D) on the device, of uint8 pixels of any square size."""
+    parts = []
+    for x in at_size(pixels, size, device):
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            h = network.represent(x)
+        parts.append(h.float())
+    return torch.cat(parts)
+
+
+def at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
+    """Batches float32 (256, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
+    for start in range(0, len(pixels), 256):
+        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 256])).to(device)
+        x = x.permute(0, 3, 1, 2).float() / 255
+        if x.shape[-1] != size:
+            x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        yield x.contiguous(memory_format=torch.channels_last)
