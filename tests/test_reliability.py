@@ -63,7 +63,7 @@ def mounted(folder: Path, mount: str, work: str, encoder_path: Path) -> None:
     program = f"""
 import os, sys
 from pathlib import Path
-from index.collection import Catalog
+from index.catalog import Catalog
 from index.encoder import Encoder
 from index.errors import CollectionError
 from pictures import jpeg, put
