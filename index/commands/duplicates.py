@@ -115,16 +115,15 @@ def _run(options: argparse.Namespace) -> int:
         if options.csv:
             write_csv(options.csv, groups)
         if options.report:
-            terms = Terms(
-                options.collection, collection.count()["present"], threshold, rate, options.keep
-            )
+            present = collection.count()["present"]
+            terms = Terms(options.collection, present, threshold, rate, options.keep)
             write_html(
                 options.report,
                 groups,
                 terms,
                 collection.read,
                 limit=options.report_groups,
-                progress=lambda shown: _shown(shown, "report"),
+                progress=_counted,
             )
         if wish is not None:
             with stoppable() as stop:
@@ -212,6 +211,6 @@ def _group_text(group: Group) -> str:
     return "\n".join(lines)
 
 
-def _shown(groups: Sequence[Group], work: str) -> Iterator[Group]:
-    """The groups one by one, with a bar of how many are done."""
-    return iter(tqdm(groups, work, unit=" groups", mininterval=BAR_SECONDS))
+def _counted(groups: Sequence[Group]) -> Iterator[Group]:
+    """The groups of the page one by one, with a bar of how many are done."""
+    return iter(tqdm(groups, "report", unit=" groups", mininterval=BAR_SECONDS))
