@@ -20,7 +20,6 @@ from pathlib import Path
 
 from methods import call, first
 
-
 RATE = ["--optimizer", "adamw", "--learning-rate", "1e-3"]
 """Of everything alike: in so few steps the papers' warm-ups would not come far."""
 
