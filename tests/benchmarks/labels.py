@@ -20,6 +20,9 @@ from pathlib import Path
 
 from methods import call, first
 
+RATE = ["--optimizer", "adamw", "--learning-rate", "1e-3"]
+"""Of everything alike: in so few steps the papers' warm-ups would not come far."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -57,14 +60,12 @@ def table(arguments: argparse.Namespace, out: Path) -> None:
         batch = min(arguments.batch_size, max(10, round(arguments.images * part / 5)))
         # As many epochs more as there are fewer labels, but for a root: few labels overfit.
         epochs = round(arguments.tune_epochs / part**0.5)
-        steps = ["--labels", share, "--batch-size", str(batch), "--epochs", str(epochs)]
+        steps = ["--labels", share, "--batch-size", str(batch), "--epochs", str(epochs), *RATE]
         if start:
             call("finetune", *common, *steps, "--from", str(start), "--out", str(run))
         else:
             size = ["--backbone", arguments.backbone, "--width", str(width)]
-            rate = ["--optimizer", "adamw", "--learning-rate", "1e-3"]
-            call("pretrain", "--method", "classify", *common, *steps, *size, *rate,
-                 "--out", str(run))  # fmt: skip
+            call("pretrain", "--method", "classify", *common, *steps, *size, "--out", str(run))
         return run
 
     print(f"{arguments.images:,} pictures, {arguments.epochs} epochs without labels")
@@ -75,7 +76,7 @@ def table(arguments: argparse.Namespace, out: Path) -> None:
         call("pretrain", "--method", "simclr2", "--data", str(train), "--image-size", "32",
              "--backbone", arguments.backbone, "--width", str(width), "--out", str(start),
              "--epochs", str(arguments.epochs), "--batch-size", str(arguments.batch_size),
-             "--optimizer", "adamw", "--learning-rate", "1e-3")  # fmt: skip
+             *RATE)  # fmt: skip
         for name, origin in (("fine-tuned", start), ("from scratch", None)):
             runs = [tuned(width, share, origin) for share in labels]
             best = best or runs[0]
@@ -84,8 +85,7 @@ def table(arguments: argparse.Namespace, out: Path) -> None:
         run = out / f"student-{width:g}"
         call("distill", *common, "--teacher", str(best), "--out", str(run), "--epochs",
              str(arguments.epochs), "--batch-size", str(arguments.batch_size), "--backbone",
-             arguments.backbone, "--width", str(width), "--optimizer", "adamw",
-             "--learning-rate", "1e-3")  # fmt: skip
+             arguments.backbone, "--width", str(width), *RATE)  # fmt: skip
         print(f"{f'distilled, x{width:g}':24}{top1(run):12.3f}")
 
 
