@@ -341,6 +341,7 @@ def test_arrow_keys_go_through_the_pictures(page: Page) -> None:
     seen = []
     for _ in range(3):
         page.keyboard.press("ArrowRight")
+        page.evaluate("window.dispatchEvent(new Event('scroll'))")  # of the focus, arriving late
         seen.append(page.locator(".map .at").first.get_attribute("data-n"))
     page.keyboard.press("ArrowLeft")
     assert seen == ["0", "1", "2"]

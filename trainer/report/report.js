@@ -28,6 +28,11 @@ function show(map, number) {
   look.firstElementChild.style.backgroundPosition = `${across}% ${down}%`;
   look.lastElementChild.replaceChildren(...names.children[number].cloneNode(true).childNodes);
   look.hidden = false;
+  place(map, number);
+}
+
+/** Beside its point, inside the window. */
+function place(map, number) {
   const point = map.points[number].getBoundingClientRect();
   const right = point.right + ROOM;
   const fits = right + look.offsetWidth < innerWidth;
@@ -73,4 +78,10 @@ for (const map of maps) {
     show(map, (Math.max(shown, step < 0 ? 0 : -1) + step + count) % count);
   });
 }
-addEventListener("scroll", hide, { passive: true });
+// Who leads by keys has the map scrolled into view, and the picture goes along.
+function scrolled() {
+  const led = maps.find(({ element }) => element === document.activeElement);
+  if (led && shown >= 0) place(led, shown);
+  else hide();
+}
+addEventListener("scroll", scrolled, { passive: true });
