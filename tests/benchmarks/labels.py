@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="likewise")
     parser.add_argument("--images", type=int, default=10_000, help="of train, and as many of test")
     parser.add_argument("--epochs", type=int, default=10, help="without labels")
-    parser.add_argument("--tune-epochs", type=int, default=10, help="of all labels; see steps")
+    parser.add_argument("--tune-epochs", type=int, default=10, help="of all labels; as many steps of fewer")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--width", type=float, action="append", help="[0.25, 0.5]")
@@ -58,8 +58,7 @@ def table(arguments: argparse.Namespace, out: Path) -> None:
         run = out / f"{'tuned' if start else 'scratch'}-{width:g}-{share.rstrip('%')}"
         part = float(share[:-1]) / 100 if share.endswith("%") else 1.0
         batch = min(arguments.batch_size, max(10, round(arguments.images * part / 5)))
-        # As many epochs more as there are fewer labels, but for a root: few labels overfit.
-        epochs = round(arguments.tune_epochs / part**0.5)
+        epochs = max(1, round(arguments.tune_epochs / part * batch / arguments.batch_size))
         steps = ["--labels", share, "--batch-size", str(batch), "--epochs", str(epochs), *RATE]
         if start:
             call("finetune", *common, *steps, "--from", str(start), "--out", str(run))
