@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, required=True, help="likewise")
     parser.add_argument("--images", type=int, default=10_000, help="of train, and as many of test")
     parser.add_argument("--epochs", type=int, default=10, help="without labels")
-    parser.add_argument("--tune-epochs", type=int, default=10, help="of all labels; as many steps of fewer")
+    parser.add_argument("--tune-epochs", type=int, default=10, help="of all labels")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--width", type=float, action="append", help="[0.25, 0.5]")
