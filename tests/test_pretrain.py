@@ -311,6 +311,7 @@ def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: 
         ("warmup_epochs", 1000.0),
         ("mixed_share", 0.6),
         ("entropy_weight", -1.0),
+        ("contrast_weight", 0.5),
     ],
 )
 def test_settings_out_of_range_are_refused_when_made(name: str, value: object) -> None:

@@ -16,7 +16,8 @@ from trainer.export import ExportSettings, export
 from trainer.network import create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
-from trainer.start import inherited, load_start
+from trainer.start import companion_of, inherited, load_start
+from trainer.trained import load_trained
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -167,3 +168,104 @@ def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_stages
         assert not torch.equal(after[name], before[origin]), name
         moved = (after[name] - before[origin]).norm() / before[origin].norm()
         assert moved < 0.5, name  # it started there
+
+
+def test_more_stages_of_its_own_than_the_file_has_start_as_the_backbones(
+    settings: PretrainSettings,
+) -> None:
+    """The last are the descriptor's trained ones, those before them copies of the backbone's."""
+    torch.manual_seed(5)
+    network = create_network(replace(settings, branch_stages=3))
+    start = load_start(network, Path(settings.out))
+    assert "copies" in start.taken
+    assert "copies" not in start.fresh
+    trained = checkpoint.load_checkpoint(Path(settings.out))["network"]
+    assert network.copies is not None
+    first, second, last = network.copies.stages
+    for stage, origin in (
+        (first, "backbone.model.layer2."),
+        (second, "backbone.model.layer3."),
+        (last, "copies.stages.0.0."),
+    ):
+        for name, value in stage.state_dict().items():
+            assert torch.equal(value, trained[origin + name.removeprefix("0.")]), (origin, name)
+
+
+@pytest.fixture(scope="module")
+def beside(settings: PretrainSettings) -> PretrainSettings:
+    """Of a run of the descriptor alone, on the whole of a network."""
+    alone = replace(
+        settings, out=str(Path(settings.out).parent / "beside"), branch_stages=0, image_size=32,
+        stored_size=48, contrast_weight=0.0,
+    )  # fmt: skip
+    pretrain(alone)
+    export(ExportSettings(alone.out, f"{alone.out}.onnx"))
+    return alone
+
+
+def test_without_the_methods_loss_the_descriptor_and_its_backbone_learn_and_the_head_stays(
+    beside: PretrainSettings,
+) -> None:
+    torch.manual_seed(beside.seed)
+    before = create_network(beside).state_dict()
+    after = checkpoint.load_checkpoint(Path(beside.out))["network"]
+    moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name.split(".")[0] for name in moved} == {"backbone", "copies"}
+
+
+def test_a_companion_stands_beside_the_backbone_and_goes_along_with_the_encoder_file(
+    settings: PretrainSettings, beside: PretrainSettings, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "both")
+    arguments = ["pretrain", "--data", settings.data, "--out", out, "--epochs", "1",
+                 "--batch-size", "16", "--device", "cpu", "--frozen-stages", "5",
+                 "--from", settings.out, "--learning-rate", "1e-9",
+                 "--companion-from", f"{beside.out}.onnx"]  # fmt: skip
+    assert cli.main(arguments) == 0
+    recorded = checkpoint.read_settings(Path(out))
+    assert recorded["companion"] == "resnet18 x0.125 at 32"
+    assert recorded["companion_digest"]
+    network = load_trained(Path(out)).network
+    alone = load_trained(Path(beside.out)).network
+    first = load_trained(Path(settings.out)).network
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        _, joint = network.encode(pixels)
+        parts = [each.encode(pixels)[1] for each in (first, alone)]
+    # Equal in weight, and at a rate of nothing but for what norms have seen, what both were.
+    half = [part / part.norm(dim=1, keepdim=True) for part in joint.chunk(2, dim=1)]
+    for part, own in zip(half, parts, strict=True):
+        assert (part * own).sum(1).min() > 0.9
+
+    encoder = tmp_path / "both.onnx"
+    exported = export(ExportSettings(out, str(encoder), image_size=48))
+    assert exported.cosine > 0.9999  # at another size, where the companion's picture is resized
+    brought = inherited(encoder)
+    assert (brought["backbone"], brought["width"], brought["companion"]) == (
+        "resnet18", 0.125, "resnet18 x0.125 at 32",
+    )  # fmt: skip
+    on = replace(settings, out=out, companion=brought["companion"])
+    torch.manual_seed(6)
+    again = create_network(on)
+    start = load_start(again, encoder)
+    assert {"companion", "copies"} <= set(start.taken)
+    assert start.fresh == ("objective",)
+    with torch.no_grad():
+        assert torch.allclose(again.eval().encode(pixels)[1], joint, atol=1e-5)
+
+
+def test_what_is_no_companion_is_refused(
+    settings: PretrainSettings, beside: PretrainSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"'resnet18 at x', expected NAME \[xWIDTH\] at SIZE"):
+        replace(settings, companion="resnet18 at x")
+    with pytest.raises(RunError, match="expected none without --copies"):
+        replace(settings, companion="resnet18 at 32", copies=False, branch_stages=0)
+    with pytest.raises(RunError, match="on the whole of one network"):
+        companion_of(Path(settings.out))  # its descriptor stands on stages of another
+    wider = replace(
+        settings, out=str(tmp_path / "wider"), companion="resnet18 x0.125 at 32",
+        companion_from=beside.out, descriptor_width=32,
+    )  # fmt: skip
+    with pytest.raises(RunError, match=r"copies.linear.weight is \(24, 64\), expected \(32, 64\)"):
+        pretrain(wider)

@@ -20,7 +20,7 @@ from trainer.pretrain import pretrain
 from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
-from trainer.start import inherited
+from trainer.start import companion_of, inherited
 
 DONE, LEFT_OUT, REFUSED = 0, 1, 2
 """Exit statuses: done; done but with items left out, which the output names; refused."""
@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
             start = options.get("from_")
             brought = inherited(Path(start)) if start else {}
             if options.get("copies") is False:
-                brought.pop("branch_stages", None)  # they are the descriptor's
+                for name in ("branch_stages", "companion"):  # they are the descriptor's
+                    brought.pop(name, None)
+            if beside := options.get("companion_from"):
+                brought["companion"] = companion_of(Path(beside))
             if command in _METHOD_OF:
                 options.setdefault("method", _METHOD_OF[command])
                 if command == "finetune" and not start:

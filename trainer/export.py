@@ -32,7 +32,7 @@ from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
 from trainer.network import Network
-from trainer.provenance import start_digest
+from trainer.provenance import weights_digest
 from trainer.settings import setting
 from trainer.trained import load_trained
 from trainer.whitening import Whitening
@@ -190,7 +190,11 @@ def export(settings: ExportSettings) -> Export:
         "embedding_dim": served.embedding_dim,
         "descriptor_dim": served.descriptor_dim,
         "method": trained.method + (" + sscd" if trained.copies else ""),
-        "backbone": trained.backbone + (f" x{trained.width:g}" if trained.width != 1 else ""),
+        "backbone": (
+            trained.backbone
+            + (f" x{trained.width:g}" if trained.width != 1 else "")
+            + (f" + {trained.companion}" if trained.companion else "")
+        ),
         "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
         "run_id": f"{run_id}-{loaded.step}",
     }
@@ -237,7 +241,7 @@ def _earlier(
     """The whitenings of the encoder file that a run started from, by output."""
     if path is None or Path(path).suffix != ".onnx":
         return {}
-    if not Path(path).is_file() or start_digest(path) != recorded["start_digest"]:
+    if not Path(path).is_file() or weights_digest(path) != recorded["start_digest"]:
         print(f"{path}, which training started from, is not there any more, or another by now")
         return {}
     return start.whitenings(Path(path), network)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from index.errors import RunError
 from trainer.backbones import Backbone, create_backbone
+from trainer.companion import Companion, CompanionSpec
 from trainer.objectives import find_method
 from trainer.objectives.objective import Objective, Progress, Seen
 from trainer.objectives.sscd import CopyDescriptor, Sources
@@ -45,7 +46,8 @@ class Network(nn.Module):
 
     With ``copies`` a second objective trains a descriptor of its own, from a feature map of the
     same pass: the last, or with ``branch_stages`` an earlier one, from where the descriptor has
-    stages of its own. Without it the projection of the first is the descriptor, the best there is.
+    stages of its own. With ``companion`` half of it comes from a network beside. Without copies the
+    projection of the first is the descriptor, the best there is.
 
     Shape suffixes: N images, M views, S image size, C channels, H W size of the feature map, D
     width of h, K width of the descriptor.
@@ -66,8 +68,11 @@ class Network(nn.Module):
         descriptor_width: int = 256,
         entropy_weight: float = 30.0,
         branch_stages: int = 0,
+        contrast_weight: float = 1.0,
+        companion: str = "",
     ) -> None:
         super().__init__()
+        self.contrast_weight = contrast_weight
         create: Callable[..., Objective] = find_method(method)
         self.backbone = create_backbone(backbone_name, image_size, width, branch_stages)
         _check_map(self.backbone, backbone_name, image_size, copies)
@@ -85,14 +90,19 @@ class Network(nn.Module):
             if copies
             else None
         )
+        self.companion = (
+            Companion(CompanionSpec.parse(companion), descriptor_width) if companion else None
+        )
+        if not self.contrasts:
+            self.objective.requires_grad_(False)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Losses of a batch.
 
         Returns:
             ``loss``, what is minimised; ``spread``, 0 where all h are equal, at most 1; and each
-            objective's own loss where there are two. Where the backbone is frozen, the first
-            objective has nothing to train: the loss and the spread are the descriptor's.
+            objective's own loss where there are two. Where the backbone is frozen, or the weight of
+            the first objective is 0, the loss and the spread are the descriptor's.
         """
         x_M3SS = self._normalised(views.pixels_M3SS)
         if self.copies is None:
@@ -102,13 +112,14 @@ class Network(nn.Module):
         if views.sources is None:
             raise ValueError("sources are missing, which the loss of copies needs")
         if not self.contrasts:
-            z_MK = self.copies.describe(self.backbone.map(x_M3SS))
+            z_MK = self._descriptor(views.pixels_M3SS, self.backbone.map(x_M3SS))
             return {"loss": self.copies.loss(z_MK, views.sources), "spread": _spread(z_MK)}
         map_MCHW, h_MD = self.backbone(x_M3SS)
         contrast = self.objective(self._seen(views, x_M3SS, h_MD))
-        copies = self.copies(map_MCHW, views.sources)
+        z_MK = self._descriptor(views.pixels_M3SS, map_MCHW)
+        copies = self.copies.loss(z_MK, views.sources)
         losses = {"loss_contrast": contrast.detach(), "loss_copies": copies.detach()}
-        return {"loss": contrast + copies, "spread": _spread(h_MD)} | losses
+        return {"loss": self.contrast_weight * contrast + copies, "spread": _spread(h_MD)} | losses
 
     def _seen(self, views: Views, x_M3SS: Tensor, h_MD: Tensor) -> Seen:
         """What the first objective sees of the batch: views of one image each."""
@@ -129,12 +140,13 @@ class Network(nn.Module):
     @property
     def contrasts(self) -> bool:
         """Whether the first objective has something to train."""
-        return self.copies is None or not self.backbone.frozen
+        return self.copies is None or (self.contrast_weight > 0 and not self.backbone.frozen)
 
     def freeze(self, stages: int) -> None:
         """Keep the first stages of the backbone, and of copies that the objective has of it."""
+        of_companion = set(self.companion.modules()) if self.companion else ()
         for module in self.modules():
-            if isinstance(module, Backbone):
+            if isinstance(module, Backbone) and module not in of_companion:
                 module.freeze(stages)
         if not self.contrasts:
             self.objective.requires_grad_(False)
@@ -163,8 +175,17 @@ class Network(nn.Module):
         if self.copies is None:
             descriptor_NK = self.objective.projector(h_ND)
         else:
-            descriptor_NK = self.copies.describe(map_NCHW)
+            descriptor_NK = self._descriptor(x_N3SS, map_NCHW)
         return functional.normalize(h_ND, dim=1), functional.normalize(descriptor_NK, dim=1)
+
+    def _descriptor(self, pixels_N3SS: Tensor, map_NCHW: Tensor) -> Tensor:
+        """That of the map, and the companion's beside it where there is one, equal in weight."""
+        assert self.copies is not None
+        z_NK = self.copies.describe(map_NCHW)
+        if self.companion is None:
+            return z_NK
+        both = (z_NK, self.companion(pixels_N3SS).to(z_NK.dtype))
+        return torch.cat([functional.normalize(each, dim=1) for each in both], dim=1)
 
     def _normalised(self, x_N3SS: Tensor) -> Tensor:
         return (x_N3SS - self.mean) / self.deviation
@@ -208,4 +229,6 @@ def create_network(settings: PretrainSettings) -> Network:
         descriptor_width=settings.descriptor_width,
         entropy_weight=settings.entropy_weight,
         branch_stages=settings.branch_stages,
+        contrast_weight=settings.contrast_weight,
+        companion=settings.companion,
     )

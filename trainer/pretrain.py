@@ -33,7 +33,7 @@ from trainer.objectives.sscd import Sources
 from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
-from trainer.start import load_start
+from trainer.start import load_companion, load_start
 from trainer.validation import at_size, validate
 from trainer.views import make_jigsaws, make_views
 
@@ -97,8 +97,11 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
         state = checkpoint.load_checkpoint(run, device)
-    elif settings.from_:
-        _start(network, settings, images, main)
+    else:
+        if settings.from_:
+            _start(network, settings, images, main)
+        if network.companion is not None and settings.companion_from:
+            load_companion(network.companion, Path(settings.companion_from))
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
     network = network.to(device).to(memory_format=torch.channels_last)
@@ -220,7 +223,6 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
         network.objective.start_from(network.backbone)
     if network.copies is None or "copies" not in start.fresh:
         return
-    network.copies.stages.load_state_dict(network.backbone.branch().state_dict())
     rows = np.linspace(0, len(images) - 1, min(len(images), START_IMAGES)).astype(int)
     if len(rows) <= settings.descriptor_width:
         return
@@ -350,10 +352,11 @@ def _check_settings(run: Path, settings: PretrainSettings, digest: str) -> None:
     if not (run / checkpoint.CHECKPOINT).exists():
         record = asdict(settings) | {
             "data_digest": digest,
-            "start_digest": provenance.start_digest(settings.from_),
             "code_digest": provenance.code_digest(),
             "versions": provenance.versions(),
         }
+        for name, path in provenance.WEIGHTS.items():
+            record[name] = provenance.weights_digest(getattr(settings, path))
         checkpoint.write_settings(run, record)
         return
     recorded = checkpoint.read_settings(run)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import index
+from index.errors import RunError
 from trainer import checkpoint
 
 PACKAGES = ("torch", "timm", "numpy", "Pillow")
@@ -29,10 +30,23 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def start_digest(path: str | None) -> str | None:
-    """SHA-256 of the file of weights that a run started from, in hex."""
+WEIGHTS = {
+    "start_digest": "from_", "companion_digest": "companion_from", "teacher_digest": "teacher"
+}  # fmt: skip
+"""The digests that a run records of other runs and files, and the settings that name those."""
+
+
+def weights_digest(path: str | None) -> str | None:
+    """SHA-256 of the weights of a run or of an encoder file, in hex.
+
+    Raises:
+        RunError: they cannot be read.
+    """
     if path is None:
         return None
     file = Path(path, checkpoint.CHECKPOINT) if Path(path).is_dir() else Path(path)
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    try:
+        with open(file, "rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror}") from error

@@ -80,9 +80,10 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
             f"{again.data} does not hold the images of {run}: their digest is {digest[:12]}, "
             f"expected {recorded['data_digest'][:12]}"
         )
-    start = provenance.start_digest(again.from_)
-    if start != recorded["start_digest"]:
-        raise RunError(f"{again.from_} has changed since {run} started from it")
+    for digest_name, name in provenance.WEIGHTS.items():
+        path = getattr(again, name)
+        if digest_name in recorded and provenance.weights_digest(path) != recorded[digest_name]:
+            raise RunError(f"{path} has changed since {run} was made with it")
     differences = _differences(recorded)
     for difference in differences:
         print(f"differs from {run}: {difference}", file=sys.stderr)

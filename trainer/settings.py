@@ -9,6 +9,7 @@ from typing import Any
 
 from index.errors import RunError
 from index.image import Fit
+from trainer.companion import CompanionSpec
 from trainer.objectives import METHODS, find_method
 from trainer.objectives.objective import Recipe, half_cosine
 from trainer.objectives.options import Number, complete, options_of
@@ -89,6 +90,15 @@ class PretrainSettings:
         0, "last stages of the backbone of which --copies has copies for the descriptor alone"
     )
     entropy_weight: float = setting(30.0, "of the term of --copies that spreads descriptors")
+    companion: str = setting(
+        "", "network beside the backbone for the descriptor alone: 'NAME [xWIDTH] at SIZE'"
+    )
+    companion_from: str | None = setting(
+        None, "run or encoder file trained with --copies that the companion is"
+    )
+    contrast_weight: float = setting(
+        1.0, "of the method's loss beside that of --copies; 0: the descriptor alone is trained"
+    )
     mixed_share: float = setting(
         0.25, "of the images of a batch whose second view --copies mixes with another"
     )
@@ -159,8 +169,20 @@ class PretrainSettings:
         self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
-        if not (self.entropy_weight >= 0 and math.isfinite(self.entropy_weight)):
-            raise RunError(f"entropy_weight is {self.entropy_weight}, expected 0 or more")
+        for name in ("entropy_weight", "contrast_weight"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise RunError(f"{name} is {value}, expected 0 or more")
+        if self.companion:
+            CompanionSpec.parse(self.companion)
+        for name in ("companion", "companion_from"):
+            if (value := getattr(self, name)) and not self.copies:
+                raise RunError(f"{name} is {value!r}, expected none without --copies")
+        if self.contrast_weight != 1 and not self.copies:
+            raise RunError(
+                f"contrast_weight is {self.contrast_weight}, expected 1, "
+                "or another together with --copies"
+            )
         choices = {"optimizer": ("lars", "sgd", "adamw"), "precision": ("auto", "fp32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

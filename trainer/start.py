@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,14 @@ from torch import Tensor, nn
 from index.artifact import read_metadata
 from index.errors import RunError
 from trainer import checkpoint
+from trainer.companion import Companion, CompanionSpec
 from trainer.network import Network
+from trainer.objectives.sscd import CopyDescriptor
 from trainer.whitening import Whitening
 
 INHERITED = (
-    "backbone", "width", "image_size", "stored_size", "copies", "descriptor_width", "branch_stages"
+    "backbone", "width", "image_size", "stored_size", "copies", "descriptor_width",
+    "branch_stages", "companion",
 )  # fmt: skip
 GOING_ON = {
     "optimizer": "adamw",
@@ -47,9 +51,12 @@ def inherited(path: Path) -> dict[str, Any]:
         raise RunError(f"from is {path}, which is neither a folder of a run nor a file")
     if path.suffix == ".onnx":
         metadata = read_metadata(path)
-        name, _, width = metadata.backbone.partition(" x")
+        backbone, _, companion = metadata.backbone.partition(" + ")
+        name, _, width = backbone.partition(" x")
         size = metadata.image_size
         brought = {"backbone": name, "width": float(width or 1), "image_size": size}
+        if companion:
+            brought["companion"] = companion
         return GOING_ON | brought | _descriptor(_read_encoder(path))
     return dict(GOING_ON)
 
@@ -61,6 +68,21 @@ def _descriptor(tensors: dict[str, Tensor]) -> dict[str, Any]:
         return {}
     stages = {name.split(".")[2] for name in tensors if name.startswith("copies.stages.")}
     return {"copies": True, "descriptor_width": len(linear), "branch_stages": len(stages)}
+
+
+def companion_of(path: Path) -> str:
+    """What a network that stands beside another is, by its own run or encoder file.
+
+    Raises:
+        RunError: it has no descriptor that was trained for copies, or none that one network gives.
+    """
+    brought = inherited(path)
+    if not brought.get("copies") or brought.get("branch_stages") or brought.get("companion"):
+        raise RunError(
+            f"companion_from is {path}, expected a run or encoder file with a descriptor that was "
+            "trained by --copies on the whole of one network"
+        )
+    return str(CompanionSpec(brought["backbone"], brought["width"], brought["image_size"]))
 
 
 @dataclass(frozen=True)
@@ -77,16 +99,17 @@ class Start:
         return sentence + (f"; {', '.join(self.fresh)} from scratch" if self.fresh else "")
 
 
-def load_start(network: nn.Module, path: Path) -> Start:
+def load_start(network: Network, path: Path) -> Start:
     """Copy what fits from ``path`` into the network.
 
-    The backbone has to fit whole. Heads are taken where their names and shapes agree.
+    The backbone has to fit whole. Heads are taken where their names and shapes agree; stages of the
+    descriptor's own that the file has none of start as the backbone's.
 
     Raises:
         RunError: the backbone's weights are not all there, or have other shapes.
     """
     own = network.state_dict()
-    found = _read(path)
+    found = _aligned(_read(path), network)
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
@@ -104,10 +127,55 @@ def load_start(network: nn.Module, path: Path) -> Start:
             f"{'; '.join(shapes)}; see --backbone, --width and --image-size"
         )
     network.load_state_dict(taken, strict=False)
+    if network.copies is not None:
+        _fill_stages(network, network.copies, taken)
     given = {"backbone", "mean", "deviation"}
     heads = {name.split(".")[0] for name in taken} - given
-    fresh = {name.split(".")[0] for name in missing} - given
+    fresh = {name.split(".")[0] for name in missing if not name.startswith(_STAGES)} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
+
+
+_STAGES = "copies.stages."
+
+
+def _aligned(found: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """The same tensors; the descriptor's last stages by the numbers that the network gives them."""
+    has = {int(name.split(".")[2]) for name in found if name.startswith(_STAGES)}
+    if network.copies is None or not has:
+        return found
+    later = len(network.copies.stages) - len(has)
+
+    def renamed(name: str) -> str:
+        if not name.startswith(_STAGES):
+            return name
+        number, _, rest = name.removeprefix(_STAGES).partition(".")
+        return f"{_STAGES}{int(number) + later}.{rest}"
+
+    return {renamed(name): value for name, value in found.items()}
+
+
+def _fill_stages(network: Network, copies: CopyDescriptor, taken: Collection[str]) -> None:
+    """Whole stages, since half of one from elsewhere would be worth nothing."""
+    for number, stage in enumerate(network.backbone.branch()):
+        if not any(name.startswith(f"{_STAGES}{number}.") for name in taken):
+            copies.stages[number].load_state_dict(stage.state_dict())
+
+
+def load_companion(companion: Companion, path: Path) -> None:
+    """Copy the network and the descriptor of the file or run ``path`` whole.
+
+    Raises:
+        RunError: they do not fit.
+    """
+    found, own = _read(path), _learnt(companion)
+    for name in own.keys() - {"mean", "deviation"}:
+        shape = tuple(found[name].shape) if name in found else "missing"
+        if shape != own[name].shape:
+            raise RunError(
+                f"{path} does not fit the companion: {name} is {shape}, expected "
+                f"{tuple(own[name].shape)}; see --companion and --descriptor-width"
+            )
+    companion.load_state_dict({name: found[name] for name in found.keys() & own}, strict=False)
 
 
 def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
@@ -116,7 +184,7 @@ def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
     The descriptor is one of them where the file has all of what makes it: a head from scratch has
     directions of its own.
     """
-    head = "objective.projector." if network.copies is None else "copies."
+    head = "objective.projector." if network.copies is None else ("copies.", "companion.")
     tensors = _tensors(path, "network.")
     shares_descriptor = all(
         name in tensors and tensors[name].shape == value.shape

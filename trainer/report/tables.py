@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from trainer.provenance import WEIGHTS
 from trainer.report.measures import OUTPUTS, Seen
 from trainer.report.run import Run
 from trainer.report.sheet import Sheet
@@ -22,7 +23,7 @@ MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "uniformity": ("uniformity: lower is more evenly spread", "{:.3f}".format),
     "rankme": ("RankMe: how many dimensions are used", "{:.1f}".format),
 }
-DIGESTS = ("data_digest", "start_digest", "code_digest")
+DIGESTS = ("data_digest", *WEIGHTS, "code_digest")
 
 
 def invariance(seen: Sequence[Seen], sheet: Sheet) -> str:
