@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from trainer.settings import PretrainSettings
 
 
 class LARS(Optimizer):
@@ -95,6 +98,33 @@ def create_optimizer(
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
     return torch.optim.AdamW(groups, lr=0.0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How many steps a run has, and what changes with them."""
+
+    settings: PretrainSettings
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        """Of all epochs."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def eval_steps(self) -> int:
+        """From one evaluation to the next."""
+        return max(1, round(self.settings.eval_every_epochs * self.steps_per_epoch))
+
+    def set(self, optimizer: Optimizer, step: int) -> float:
+        """Let the step be taken at its rate, which is returned, and with its weight decay."""
+        peak = self.settings.peak_rate()
+        warmup_steps = round(self.settings.warmup() * self.steps_per_epoch)
+        rate = learning_rate(step, self.total_steps, warmup_steps, peak)
+        set_rate(optimizer, rate, peak)
+        set_decay(optimizer, self.settings.decay(step / self.total_steps))
+        return rate
 
 
 def set_rate(optimizer: Optimizer, rate: float, peak: float | None = None) -> None:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
@@ -25,15 +23,15 @@ from trainer import checkpoint, distributed, provenance
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
-from trainer.labelled import Teacher, read_labels
 from trainer.loader import Batches
 from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
-from trainer.optimisers import create_optimizer, learning_rate, set_decay, set_rate
+from trainer.optimisers import Schedule, create_optimizer
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_companion, load_start
+from trainer.subject import prepare
 from trainer.validation import at_size, validate
 from trainer.views import make_jigsaws, make_views
 
@@ -82,30 +80,17 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
     torch.manual_seed(settings.seed)
     network = create_network(settings)
-    objective = network.objective
-    labels = read_labels(images, evaluation, settings) if objective.labelled else None
-    objective.prepare(len(images), 0 if labels is None else labels.count)
-    class_names = None if labels is None else labels.names
-    if objective.taught:
-        teacher = Teacher(Path(str(settings.teacher)), device)
-        objective.follow(teacher, teacher.count)
-        class_names = teacher.names
-    chosen, together = (None, None) if labels is None else (labels.chosen, labels.together)
-    count = len(images) if chosen is None else len(chosen)
-    objective.check(settings.batch_size, count)
+    subject = prepare(network.objective, images, evaluation, settings, device)
     step, seconds_before = 0, 0.0
     state = None
     if (run / checkpoint.CHECKPOINT).exists():
         state = checkpoint.load_checkpoint(run, device)
     else:
-        if settings.from_:
-            _start(network, settings, images, main)
-        if network.companion is not None and settings.companion_from:
-            load_companion(network.companion, Path(settings.companion_from))
+        _start(network, settings, images, main)
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
     network = network.to(device).to(memory_format=torch.channels_last)
-    recipe, peak = settings.recipe(), settings.peak_rate()
+    recipe = settings.recipe()
     optimizer = create_optimizer(
         settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
         recipe.constant,
@@ -122,13 +107,11 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
     if settings.compile:
         model.compile()
 
-    steps_per_epoch = count // settings.batch_size
-    total_steps = settings.epochs * steps_per_epoch
-    warmup_steps = round(settings.warmup() * steps_per_epoch)
-    eval_steps = max(1, round(settings.eval_every_epochs * steps_per_epoch))
+    schedule = Schedule(settings, len(subject) // settings.batch_size)
+    steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
     bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
-    rows = _rows(settings, count, step, total_steps, chosen, together)
-    own_rows = _rows(settings, count, step, total_steps, chosen, together)  # not of steps ahead
+    rows = subject.rows(settings, step, total_steps)
+    own_rows = subject.rows(settings, step, total_steps)  # not of steps ahead
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
@@ -150,7 +133,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
         def evaluate() -> None:
             if evaluation is not None and main:
                 measured = validate(
-                    network, evaluation, images, class_names, settings.image_size, device, bf16
+                    network, evaluation, images, subject.names, settings.image_size, device, bf16
                 )
                 journal.write({"step": step} | measured)
                 words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in measured.items())
@@ -164,14 +147,8 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
                 batch_N3HW = next(batches)
             with profile.part("views"):
                 views = training_views(batch_N3HW, settings, step)
-                rows_N = torch.from_numpy(next(own_rows))
-                if labels is not None:
-                    views = replace(views, labels_N=labels.classes[rows_N].to(device))
-                if objective.numbered:
-                    views = replace(views, rows_N=rows_N.to(device))
-            rate = learning_rate(step, total_steps, warmup_steps, peak)
-            set_rate(optimizer, rate, peak)
-            set_decay(optimizer, settings.decay(step / total_steps))
+                views = subject.told(views, next(own_rows))
+            rate = schedule.set(optimizer, step)
             with profile.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 losses = model(views)
             with profile.part("backward"):
@@ -185,7 +162,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
             seconds = time.monotonic() - started
             known = {"learning_rate": rate, "seconds": seconds_before + seconds}
             checked = journal.step(step, known, losses)
-            if step % eval_steps == 0 or step == total_steps:
+            if step % schedule.eval_steps == 0 or step == total_steps:
                 journal.read()
                 evaluate()
             if not (checked or step == total_steps):
@@ -200,7 +177,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
                     "optimizer": optimizer.state_dict(),
                     "step": step,
                     "seconds": seconds_before + seconds,
-                    "classes": class_names,
+                    "classes": subject.names,
                 }
                 checkpoint.save_checkpoint(run, state)
                 saved = time.monotonic()
@@ -215,7 +192,15 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
 
 def _start(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
-    """Take the earlier weights; a new descriptor starts from what they make of the images."""
+    """Take the earlier weights, where there are any."""
+    if settings.from_:
+        _go_on(network, settings, images, main)
+    if network.companion is not None and settings.companion_from:
+        load_companion(network.companion, Path(settings.companion_from))
+
+
+def _go_on(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
+    """From earlier weights; a new descriptor starts from what they make of the images."""
     start = load_start(network, Path(str(settings.from_)))
     if main:
         print(start.sentence())
@@ -275,35 +260,6 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     if small is not None:
         small = small.contiguous(memory_format=torch.channels_last)
     return Views(x, sources, mixed, small)
-
-
-def _rows(
-    settings: PretrainSettings,
-    length: int,
-    step: int,
-    total_steps: int,
-    chosen: NDArray[np.int64] | None = None,
-    together: NDArray[np.int64] | None = None,
-) -> Iterator[NDArray[np.int64]]:
-    """This process's rows of the images, for each step from ``step`` on.
-
-    Of ``length`` images, the ``chosen`` ones where they are not all. ``together`` are their
-    classes, where those of a class are to come in one batch.
-    """
-    share = settings.batch_size // distributed.world_size()
-    steps_per_epoch = length // settings.batch_size
-    order = np.empty(0, np.int64)
-    for each in range(step, total_steps):
-        epoch, place = divmod(each, steps_per_epoch)
-        if place == 0 or not len(order):
-            random = np.random.default_rng([settings.seed, epoch])
-            order = random.permutation(length)
-            if together is not None:
-                turn = random.permutation(together.max() + 1)
-                order = order[np.argsort(turn[together[order]], kind="stable")]
-        start = place * settings.batch_size + distributed.rank() * share
-        rows = np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
-        yield rows if chosen is None else chosen[rows]
 
 
 def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]:
