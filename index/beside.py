@@ -19,7 +19,7 @@ from index.encoder import Encoding
 from index.files import now
 from index.records import Settings
 from index.store import vectors_table
-from index.transactions import FLOAT, Snapshot, Transaction, encoding_of_rows
+from index.transactions import FLOAT, OFFSET, Snapshot, Transaction, encoding_of_rows
 from index.vectors import Keys, Space
 
 _ROWS_AT_A_TIME: Final = 1024
@@ -29,6 +29,7 @@ _WAITING: Final = (
     "items WHERE +state = 'present' AND (vector_version > (SELECT version FROM beside)"
     " OR NOT EXISTS (SELECT 1 FROM vectors_beside AS other WHERE other.key = items.key))"
 )
+_OTHER_OFFSET: Final = OFFSET.replace("offsets", "offsets_beside").replace("vectors.", "other.")
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,7 @@ def right_keys(snapshot: Snapshot) -> Keys:
 def right(snapshot: Snapshot) -> Iterator[Encoding]:
     """Their vectors, in the same order, a part at a time."""
     cursor = snapshot.connection.execute(
-        "SELECT key, other.embedding, other.descriptor, other.descriptor_offset"
-        f" FROM {_RIGHT} ORDER BY key"
+        f"SELECT key, other.embedding, other.descriptor, {_OTHER_OFFSET} FROM {_RIGHT} ORDER BY key"
     )
     while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
         yield encoding_of_rows(rows)
@@ -123,8 +123,8 @@ def right(snapshot: Snapshot) -> Iterator[Encoding]:
 def compared(snapshot: Snapshot) -> Iterator[Compared]:
     """Both vectors of all present images that have both, a part at a time."""
     cursor = snapshot.connection.execute(
-        "SELECT key, vectors.embedding, vectors.descriptor, vectors.descriptor_offset,"
-        " other.embedding, other.descriptor, other.descriptor_offset"
+        f"SELECT key, vectors.embedding, vectors.descriptor, {OFFSET},"
+        f" other.embedding, other.descriptor, {_OTHER_OFFSET}"
         " FROM items JOIN vectors USING (key) JOIN vectors_beside AS other USING (key)"
         f" WHERE {_IS_RIGHT} ORDER BY key"
     )
@@ -149,6 +149,8 @@ def drop(transaction: Transaction) -> None:
     """Forget the set."""
     transaction.connection.execute("DROP TABLE vectors_beside")
     transaction.connection.execute("DELETE FROM beside")
+    transaction.connection.execute("DELETE FROM backgrounds WHERE beside = 1")
+    transaction.connection.execute("DELETE FROM offsets_beside")
 
 
 def follow(transaction: Transaction) -> None:
@@ -177,6 +179,17 @@ def save(transaction: Transaction, images: Sequence[Waiting], encoding: Encoding
             for row, image in enumerate(images)
         ],
     )
+    background = transaction.background(beside=True)
+    if background is not None:
+        transaction.connection.executemany(
+            "INSERT OR REPLACE INTO offsets_beside SELECT key, ? FROM vectors_beside WHERE key = ?",
+            [
+                (float(offset), image.key)
+                for offset, image in zip(
+                    background.offsets(encoding.descriptor), images, strict=True
+                )
+            ],
+        )
 
 
 def switch(transaction: Transaction, left_out: Mapping[int, str]) -> None:
@@ -187,12 +200,14 @@ def switch(transaction: Transaction, left_out: Mapping[int, str]) -> None:
     """
     number = transaction.number  # before anything else, so that both sets are right as of it
     connection = transaction.connection
-    for name, other in (
-        ("vectors", "vectors_swapped"),
-        ("vectors_beside", "vectors"),
-        ("vectors_swapped", "vectors_beside"),
-    ):
-        connection.execute(f"ALTER TABLE {name} RENAME TO {other}")
+    for name in ("vectors", "offsets"):
+        connection.execute(f"ALTER TABLE {name} RENAME TO swapped")
+        connection.execute(f"ALTER TABLE {name}_beside RENAME TO {name}")
+        connection.execute(f"ALTER TABLE swapped RENAME TO {name}_beside")
+    connection.execute(
+        "UPDATE backgrounds SET beside = beside - 2"
+    )  # in two steps: never twice the same
+    connection.execute("UPDATE backgrounds SET beside = -1 - beside")
     (served,) = connection.execute(
         "SELECT encoder_sha256, encoder, calibration FROM collection"
     ).fetchall()

@@ -1,10 +1,12 @@
 """How often pictures of a collection are taken for copies that are none, measured on itself.
 
+    some of its images -> the background of its copy scores (index/background.py)
     a sample of its images -> edited copies (index/edits.py) -> copy scores against all images
 
 Scores against an image's own source say what is found; against all others, what is found in error.
 Others that hold the same bytes, the same pixels or nearly the same hash are left out of the count,
-since nobody knows that they are no copies. Photographs of a series, which only look alike, do
+since nobody knows that they are no copies; and of the background, so that the rates hold for
+pictures that the collection does not have. Photographs of a series, which only look alike, do
 count: they are what makes a collection hard.
 
 Shapes: Q queries, N images of a chunk, F folds, B bins of the score.
@@ -25,6 +27,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from index.artifact import Calibration
+from index.background import IMAGES, Background, distinct
 from index.edits import EDITS
 from index.encoder import Encoder, Encoding
 from index.errors import ImageError, SourceError, TooFewImages
@@ -34,6 +37,7 @@ from index.matching import PERCEPTUAL_DISTANCE
 from index.perceptual import PerceptualIndex
 from index.records import Chunk, Item
 from index.transactions import Snapshot
+from index.vectors import Floats, Keys
 
 LEAST_FALSE_MATCHES: Final = 10
 """A rate is stated only where so many of the measured pairs are behind it."""
@@ -106,6 +110,18 @@ class Queries:
     encoding: Encoding
 
 
+def background_of(snapshot: Snapshot, seed: int = 0) -> tuple[Background, Keys]:
+    """A background drawn among all present images, at least one; and the keys of its own."""
+    keys = snapshot.present_keys()
+    chosen = np.sort(np.random.default_rng([seed, 2]).permutation(keys)[:IMAGES])
+    parts = [
+        descriptors[np.isin(part, chosen)] for part, _, descriptors, _ in snapshot.descriptors()
+    ]
+    descriptor = np.concatenate(parts).astype(np.float32)
+    rows = distinct(descriptor)
+    return Background(np.ascontiguousarray(descriptor[rows])), chosen[rows]
+
+
 def sample(snapshot: Snapshot, settings: CalibrationSettings) -> dict[int, Item]:
     """Items by key, drawn among all that are present; the same ones for the same seed."""
     keys = snapshot.present_keys()
@@ -155,18 +171,31 @@ def make_queries(
 
 
 def measure(
-    queries: Queries, snapshot: Snapshot, perceptual: PerceptualIndex, images: int
+    queries: Queries,
+    snapshot: Snapshot,
+    perceptual: PerceptualIndex,
+    images: int,
+    background: Background,
+    background_keys: Keys,
 ) -> Measured:
     """Score every query against everything that is present.
+
+    ``background_keys`` are those of the background's images.
 
     Raises:
         TooFewImages: so few pairs that no rate below one in a thousand can be told.
     """
     equal = _equals(set(queries.keys), snapshot, perceptual)
+    places = {key: np.flatnonzero(np.isin(background_keys, same)) for key, same in equal.items()}
+    descriptor = queries.encoding.descriptor
+    strangers = background.offsets_without(
+        descriptor, [places.get(key, np.empty(0, np.int64)) for key in queries.keys]
+    )
     counts_FB = np.zeros((FOLDS, _BINS), np.int64)
     own_Q = np.full(len(queries.keys), -np.inf)
     for chunk in snapshot.present():
-        _count(queries, chunk, equal, counts_FB, own_Q)
+        _count(queries, strangers, chunk, equal, counts_FB, own_Q)
+    own_Q += strangers - background.offsets(descriptor)
     calibration, errors = _curve(counts_FB)
     passed = own_Q >= calibration.default_threshold()
     by_edit: dict[str, list[bool]] = defaultdict(list)
@@ -223,6 +252,7 @@ def _equals(
 
 def _count(
     queries: Queries,
+    offsets_Q: Floats,
     chunk: Chunk,
     equal: Mapping[int, NDArray[np.int64]],
     counts_FB: Counts,
@@ -230,7 +260,7 @@ def _count(
 ) -> None:
     """Add the scores against a chunk's images, and note those against the sources."""
     scores_QN = queries.encoding.descriptor @ chunk.encoding.descriptor.T
-    scores_QN -= queries.encoding.descriptor_offset[:, None]
+    scores_QN -= offsets_Q[:, None]
     bins_QN = ((scores_QN - _LOWEST) * _BINS_PER_UNIT).astype(np.int64).clip(0, _BINS - 1)
     bins_QN += queries.fold_Q[:, None] * _BINS
     counts_FB += np.bincount(bins_QN.ravel(), minlength=FOLDS * _BINS).reshape(FOLDS, _BINS)

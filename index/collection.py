@@ -24,6 +24,7 @@ from index.blobs import Blobs
 from index.calibrate import (
     CalibrationSettings,
     Measured,
+    background_of,
     check_pairs,
     make_queries,
     measure,
@@ -158,6 +159,8 @@ class Collection:
     ) -> Measured:
         """Measure false match rates on this collection; all later answers go by them.
 
+        Copy scores are from then on measured against a sample of its own images.
+
         ``progress`` is called after each sampled image. When ``stop`` is set, what was sampled so
         far is measured.
 
@@ -172,10 +175,19 @@ class Collection:
             check_pairs(len(items) * (settings.copies + 1) * snapshot.counts()["present"])
         queries = make_queries(items, self.read, encoder, settings, progress, stop)
         with self.store.read() as snapshot:
-            images = snapshot.counts()["present"]
-            measured = measure(queries, snapshot, self._perceptual, images)
+            images, version = snapshot.counts()["present"], snapshot.version()
+            background, keys = background_of(snapshot, settings.seed)
+            measured = measure(queries, snapshot, self._perceptual, images, background, keys)
+            offsets = {
+                key: offset
+                for part, descriptors in snapshot.all_descriptors()
+                for key, offset in zip(
+                    part.tolist(), background.offsets(descriptors).tolist(), strict=True
+                )
+            }
         with self.store.write() as transaction:
-            transaction.set_calibration(measured.model_dump_json())
+            text = measured.model_dump_json()
+            transaction.set_calibration(text, background, offsets, version)
         return measured
 
     def is_superseded(self) -> bool:

@@ -115,6 +115,9 @@ def find_matches(
 
     ``threshold`` is what a copy score must reach in the last tier; the others ask for none.
     """
+    background = snapshot.background()
+    if background is not None:
+        query = replace(query, encoding=background.applied(query.encoding))
     offset, looks = float(query.encoding.descriptor_offset[0]), query.looks
     verdicts = snapshot.verdicts()
     equal = snapshot.with_sha256(query.sha256)  # bytes and pixels have one orientation only

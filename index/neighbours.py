@@ -73,9 +73,13 @@ class Near:
 
 @dataclass(frozen=True, eq=False)
 class _Known:
-    """All pairs of some images as of one version of the collection, at or over a threshold."""
+    """All pairs of some images as of one version of the collection, at or over a threshold.
+
+    Their offsets are by the background of that digest; '' stands for the encoder's.
+    """
 
     version: int
+    background: str
     threshold: float
     keys: Keys
     near: Near
@@ -96,8 +100,10 @@ class Neighbours:
             TooManyPairs: they are more than can be kept.
         """
         known = self._known
-        if known is None or known.threshold > threshold:
-            known = _Known(-1, threshold, np.empty(0, np.int64), Near.none())
+        background = snapshot.background()
+        digest = "" if background is None else background.sha256
+        if known is None or known.threshold > threshold or known.background != digest:
+            known = _Known(-1, digest, threshold, np.empty(0, np.int64), Near.none())
         self._known = _updated(known, snapshot, self._most)
         near = self._known.near
         return near[near.sure | (near.cosines - near.offsets >= threshold)]
@@ -136,7 +142,7 @@ def _updated(known: _Known, snapshot: Snapshot, most: int) -> _Known:
     if len(fresh):
         more = _found(snapshot, kept, fresh, known.threshold, most - len(near))
         near = near.and_also(more)
-    return _Known(version, known.threshold, keys, near)
+    return _Known(version, known.background, known.threshold, keys, near)
 
 
 def _found(snapshot: Snapshot, kept: Keys, fresh: Keys, threshold: float, most: int) -> Near:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from index import generations
+from index.background import Backgrounds
 from index.errors import (
     CollectionCorrupt,
     CollectionError,
@@ -28,7 +29,7 @@ from index.transactions import FLOAT, Snapshot, Transaction
 from index.vectors import Space
 
 DATABASE: Final = "kindred.sqlite3"
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
@@ -52,6 +53,25 @@ CREATE TABLE beside (                                  -- of whose encoder vecto
     version        INTEGER NOT NULL,                   -- the vectors there are right as of it
     served         INTEGER NOT NULL CHECK (served IN (0, 1)), -- 1: the way back
     created_at     TEXT NOT NULL
+) STRICT;
+"""
+
+_BACKGROUNDS: Final = """
+CREATE TABLE backgrounds (                             -- what copy scores are measured against
+    beside         INTEGER PRIMARY KEY,                -- 0: of vectors, 1: of vectors_beside
+    sha256         TEXT NOT NULL,
+    rows           INTEGER NOT NULL,
+    descriptors    BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE offsets (                                 -- by it, in place of descriptor_offset
+    key            INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
+    offset         REAL NOT NULL
+) STRICT;
+
+CREATE TABLE offsets_beside (
+    key            INTEGER PRIMARY KEY REFERENCES items (key) ON DELETE CASCADE,
+    offset         REAL NOT NULL
 ) STRICT;
 """
 
@@ -136,6 +156,7 @@ ALTER TABLE collection ADD COLUMN calibration TEXT
 ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT -1;
 ALTER TABLE items ADD COLUMN details INTEGER NOT NULL DEFAULT 0;
 """,
+    4: _BACKGROUNDS,
 }
 """By schema version, what leads to the next."""
 
@@ -153,7 +174,7 @@ def create(path: Path, settings: Settings, dimensions: Mapping[Space, int]) -> N
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(f"BEGIN; {_SCHEMA}{_VERDICTS}{_BESIDE}")
+            connection.executescript(f"BEGIN; {_SCHEMA}{_VERDICTS}{_BESIDE}{_BACKGROUNDS}")
             connection.execute(vectors_table("vectors", dimensions))
             connection.execute(
                 "INSERT INTO collection VALUES (1, ?, ?, ?, 0, NULL)",
@@ -187,6 +208,7 @@ class Store:
         self._pool = threading.Lock()
         self._closed = False
         self._switched_to = ""
+        self._backgrounds = Backgrounds()
         try:
             status = path.stat()
         except FileNotFoundError as error:
@@ -240,7 +262,7 @@ class Store:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self.check_alive()  # under SQLite's lock, which a deletion takes as well
-                transaction = Transaction(self._writer)
+                transaction = Transaction(self._writer, self._backgrounds)
                 self._check_encoder(transaction)
                 yield transaction
                 self._writer.execute("COMMIT")
@@ -259,7 +281,7 @@ class Store:
         self.check_alive()
         connection = self._borrow()
         try:
-            with _reading(connection, self.path) as snapshot:
+            with _reading(connection, self.path, self._backgrounds) as snapshot:
                 self._check_encoder(snapshot)
                 yield snapshot
         finally:
@@ -286,7 +308,7 @@ class Store:
 
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
-        return Follower(self._connect(), self.path, self._check_encoder)
+        return Follower(self._connect(), self.path, self._check_encoder, self._backgrounds)
 
     def _check_encoder(self, snapshot: Snapshot) -> None:
         """Vectors of two encoders do not compare: whoever holds some of one must not go on."""
@@ -371,11 +393,16 @@ class Follower:
     """Tells cheaply whether anyone, in any process, has written since the last look."""
 
     def __init__(
-        self, connection: sqlite3.Connection, path: Path, check: Callable[[Snapshot], None]
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        check: Callable[[Snapshot], None],
+        backgrounds: Backgrounds,
     ) -> None:
         self._connection = connection
         self._path = path
         self._check = check
+        self._backgrounds = backgrounds
         self._seen: int | None = None
 
     @contextmanager
@@ -386,7 +413,7 @@ class Follower:
         if latest == self._seen:
             yield None
             return
-        with _reading(self._connection, self._path) as snapshot:
+        with _reading(self._connection, self._path, self._backgrounds) as snapshot:
             self._check(snapshot)
             yield snapshot
         self._seen = latest
@@ -413,11 +440,13 @@ def _copy(
 
 
 @contextmanager
-def _reading(connection: sqlite3.Connection, path: Path) -> Iterator[Snapshot]:
+def _reading(
+    connection: sqlite3.Connection, path: Path, backgrounds: Backgrounds
+) -> Iterator[Snapshot]:
     with _named_errors(path):
         connection.execute("BEGIN")
         try:
-            yield Snapshot(connection)
+            yield Snapshot(connection, backgrounds)
         finally:
             connection.execute("ROLLBACK")
 

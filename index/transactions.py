@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from index.background import Background, Backgrounds
 from index.encoder import Encoding
 from index.errors import ImageNotFound
 from index.files import now
@@ -34,9 +35,15 @@ _ITEM_COLUMNS: Final = (
     "id, state, root, source, sha256, pixel_sha256, perceptual, size_bytes, mtime_ns, width,"
     " height, format, sharpness, details, metadata, reason, updated_at"
 )
+OFFSET: Final = (
+    "coalesce((SELECT offset FROM offsets WHERE offsets.key = vectors.key),"
+    " vectors.descriptor_offset)"
+)
+"""What copy scores of an image are lowered by, by the collection's background or its encoder's."""
+
 _FACTS: Final = (
     "key, id, sha256, pixel_sha256, width * height, size_bytes, mtime_ns, format,"
-    " sharpness, details, descriptor_offset"
+    f" sharpness, details, {OFFSET}"
 )
 _STORED: Final = (
     "state, version, vector_version, root, source, sha256, pixel_sha256, perceptual, size_bytes,"
@@ -51,8 +58,9 @@ class Snapshot:
     index of the states, which is to say through all items, where another index finds a few.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, backgrounds: Backgrounds) -> None:
         self._connection = connection
+        self._backgrounds = backgrounds
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -168,6 +176,22 @@ class Snapshot:
         (text,) = self._connection.execute("SELECT calibration FROM collection").fetchone()
         return str(text) if text is not None else None
 
+    def background(self, *, beside: bool = False) -> Background | None:
+        """What copy scores are measured against, since the last calibration; None before one.
+
+        ``beside`` asks for that of the vectors beside.
+        """
+        found = self._connection.execute(
+            "SELECT sha256 FROM backgrounds WHERE beside = ?", (beside,)
+        ).fetchone()
+        return None if found is None else self._backgrounds.get(found[0], self._read_background)
+
+    def _read_background(self, sha256: str) -> Background:
+        (data, rows) = self._connection.execute(
+            "SELECT descriptors, rows FROM backgrounds WHERE sha256 = ?", (sha256,)
+        ).fetchone()
+        return Background(np.frombuffer(data, FLOAT).reshape(rows, -1).astype(np.float32))
+
     def hashes_since(self, version: int) -> Iterator[list[tuple[int, bytes]]]:
         """Keys and perceptual hashes of present items that changed after ``version``, in parts."""
         cursor = self._connection.execute(
@@ -211,7 +235,7 @@ class Snapshot:
     def vectors_of(self, keys: Sequence[int]) -> Encoding:
         """The vectors of these items, all of them present, in the order of the keys."""
         rows = self._connection.execute(
-            "SELECT key, embedding, descriptor, descriptor_offset FROM vectors"
+            f"SELECT key, embedding, descriptor, {OFFSET} FROM vectors"
             " WHERE key IN (SELECT value FROM json_each(?))",
             (json.dumps(list(keys)),),
         )
@@ -222,7 +246,7 @@ class Snapshot:
         """The one row of an image's vectors; ImageNotFound where it has none."""
         item = self.item(id)
         rows = self._connection.execute(
-            "SELECT key, embedding, descriptor, descriptor_offset"
+            f"SELECT key, embedding, descriptor, {OFFSET}"
             " FROM vectors JOIN items USING (key) WHERE id = ?",
             (id,),
         ).fetchall()
@@ -233,7 +257,7 @@ class Snapshot:
     def present(self, keys: Sequence[int] | None = None) -> Iterator[Chunk]:
         """What is present, or what is of these keys, a chunk at a time, by ascending key."""
         cursor = self._connection.execute(
-            f"SELECT key, embedding, descriptor, descriptor_offset, perceptual, {_FACTS}"
+            f"SELECT key, embedding, descriptor, {OFFSET}, perceptual, {_FACTS}"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present'"
             + (" AND key IN (SELECT value FROM json_each(?))" if keys is not None else "")
             + " ORDER BY key",
@@ -250,13 +274,20 @@ class Snapshot:
     def descriptors(self) -> Iterator[tuple[Keys, list[bytes], Floats, Floats]]:
         """Keys, perceptual hashes, descriptors (n, K) and offsets (n,) of all that is present."""
         cursor = self._connection.execute(
-            "SELECT key, perceptual, descriptor, descriptor_offset"
+            f"SELECT key, perceptual, descriptor, {OFFSET}"
             " FROM vectors JOIN items USING (key) WHERE +state = 'present' ORDER BY key"
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
             keys, hashes, descriptors, offsets = zip(*rows, strict=True)
             stacked = np.frombuffer(b"".join(descriptors), FLOAT).reshape(len(rows), -1)
             yield np.array(keys), list(hashes), stacked, np.array(offsets, np.float32)
+
+    def all_descriptors(self) -> Iterator[tuple[Keys, Floats]]:
+        """Keys and descriptors (n, K) of all vectors, also of images that are gone, in parts."""
+        cursor = self._connection.execute("SELECT key, descriptor FROM vectors ORDER BY key")
+        while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
+            stacked = np.frombuffer(b"".join(row[1] for row in rows), FLOAT)
+            yield np.array([row[0] for row in rows], np.int64), stacked.reshape(len(rows), -1)
 
     def facts_of(self, keys: Sequence[int], digests: Iterable[str] = ()) -> list[Facts]:
         """Those of the keyed items that are present, and all with any of these SHA-256."""
@@ -349,8 +380,8 @@ class Snapshot:
 class Transaction(Snapshot):
     """Writes within one write transaction; everything it changes carries its ``number``."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection)
+    def __init__(self, connection: sqlite3.Connection, backgrounds: Backgrounds) -> None:
+        super().__init__(connection, backgrounds)
         self._time = now()
 
     @cached_property
@@ -373,12 +404,19 @@ class Transaction(Snapshot):
                 float(encoding.descriptor_offset[0]),
             ),
         )
+        background = self.background()
+        if background is not None:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO offsets VALUES (?, ?)",
+                (key, float(background.offsets(encoding.descriptor)[0])),
+            )
         return key
 
     def mark_unreadable(self, record: Record, reason: str) -> int:
         """Remember that an image cannot be read, and why; vectors that it had are dropped."""
         key = self._upsert(record, "unreadable", reason)
-        self._connection.execute("DELETE FROM vectors WHERE key = ?", (key,))
+        for table in ("vectors", "offsets"):
+            self._connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))
         return key
 
     def touch(self, key: int, root: str, source: str, mtime_ns: int, label: str | None) -> None:
@@ -437,9 +475,36 @@ class Transaction(Snapshot):
             )
         _ = self.number  # groups as of the version before are of the past
 
-    def set_calibration(self, text: str) -> None:
-        """Put a new measurement in place of any other."""
+    def set_calibration(
+        self, text: str, background: Background, offsets: Mapping[int, float], version: int
+    ) -> None:
+        """Put a new measurement, and the background that it is of, in place of any other.
+
+        ``offsets`` by it are of all vectors as of ``version``; others are made here.
+        """
         self._connection.execute("UPDATE collection SET calibration = ?", (text,))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO backgrounds VALUES (0, ?, ?, ?)",
+            (
+                background.sha256,
+                len(background.descriptor),
+                background.descriptor.astype(FLOAT).tobytes(),
+            ),
+        )
+        self._connection.execute("DELETE FROM offsets")
+        changed = {
+            key: float(background.offsets(np.frombuffer(descriptor, FLOAT)[None])[0])
+            for key, descriptor in self._connection.execute(
+                "SELECT key, descriptor FROM vectors JOIN items USING (key)"
+                " WHERE vector_version > ?",
+                (version,),
+            )
+        }
+        self._connection.executemany(
+            "INSERT INTO offsets SELECT key, ? FROM vectors WHERE key = ?",
+            ((offset, key) for key, offset in {**offsets, **changed}.items()),
+        )
+        _ = self.number  # groups as of the version before are of the past
 
     def delete(self, id: str) -> Item:
         """Forget an item entirely; returns what it was."""

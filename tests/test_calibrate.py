@@ -37,7 +37,9 @@ def false_share(collection: Collection, encoder: Encoder, threshold: float) -> f
     new = encoder.encode(np.stack([encoder.load(jpeg(1000 + n)).pixels for n in range(200)]))
     with collection.store.read() as snapshot:
         stored = np.concatenate([chunk.encoding.descriptor for chunk in snapshot.present()])
-    scores = new.descriptor @ stored.T - new.descriptor_offset[:, None]
+        background = snapshot.background()
+    assert background is not None
+    scores = new.descriptor @ stored.T - background.offsets(new.descriptor)[:, None]
     return float((scores >= threshold).mean())
 
 

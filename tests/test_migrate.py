@@ -633,7 +633,8 @@ def test_a_collection_of_an_earlier_release_can_migrate(
     """Its database has no room for a second set of vectors, and it keeps no encoder."""
     collection.close()
     with closing(Store(collection.folder / DATABASE)) as store, store.write() as transaction:
-        transaction.connection.execute("DROP TABLE beside")
+        for table in ("beside", "backgrounds", "offsets", "offsets_beside"):
+            transaction.connection.execute(f"DROP TABLE {table}")
         for column in ("sharpness", "details"):
             transaction.connection.execute(f"ALTER TABLE items DROP COLUMN {column}")
         transaction.connection.execute("PRAGMA user_version = 2")

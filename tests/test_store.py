@@ -33,6 +33,7 @@ from index.records import LONGEST_ID, Record, Settings, check_id, metadata_text
 from index.store import SCHEMA_VERSION, Store
 
 SETTINGS = Settings("0" * 64, json.dumps({"method": "none"}), now())
+WITHOUT_BACKGROUNDS = "DROP TABLE backgrounds; DROP TABLE offsets; DROP TABLE offsets_beside;"
 SHARED = settings(
     max_examples=60,
     deadline=None,
@@ -325,8 +326,7 @@ def test_a_database_of_the_first_schema_is_brought_up_to_date(path: Path) -> Non
             "ALTER TABLE items DROP COLUMN perceptual;"
             "ALTER TABLE items DROP COLUMN sharpness; ALTER TABLE items DROP COLUMN details;"
             "ALTER TABLE collection DROP COLUMN calibration; DROP TABLE verdicts;"
-            "DROP TABLE beside;"
-            "PRAGMA user_version = 1"
+            "DROP TABLE beside;" + WITHOUT_BACKGROUNDS + "PRAGMA user_version = 1"
         )
     for _ in range(2):
         with closing(Store(path)) as database, database.read() as snapshot:
@@ -349,7 +349,8 @@ def test_a_database_of_the_third_schema_keeps_all_it_has(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "ALTER TABLE items DROP COLUMN sharpness; ALTER TABLE items DROP COLUMN details;"
-            "PRAGMA user_version = 3"
+            + WITHOUT_BACKGROUNDS
+            + "PRAGMA user_version = 3"
         )
     with closing(Store(path)) as database:
         with database.read() as snapshot:

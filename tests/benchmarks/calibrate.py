@@ -26,7 +26,7 @@ from index.calibrate import CalibrationSettings
 from index.catalog import Catalog
 from index.collection import Collection, CopyQuery
 from index.edits import EDITS
-from index.encoder import DEFAULT_ENCODER, Encoder
+from index.encoder import DEFAULT_ENCODER, Encoder, Encoding
 from index.image import upright
 from index.vectors import Floats
 
@@ -57,7 +57,9 @@ def main() -> None:
             collection.put(str(row), files[row], picture, encoding)
         settings = CalibrationSettings(arguments.sample, arguments.copies, arguments.seed)
         measured = collection.calibrate(encoder, settings)
-        scores = look_up([files[row] for row in held_out], collection, encoder, arguments.copies)
+        scores, by_encoder = look_up(
+            [files[row] for row in held_out], collection, encoder, arguments.copies
+        )
     print(
         f"{len(stored):,} pictures stored, {measured.sampled} of them sampled; "
         f"{len(scores):,} lookups of pictures that are not there, {scores.size:,} pairs\n"
@@ -65,17 +67,24 @@ def main() -> None:
     print(f"{'promised':>10}{'stated error':>14}{'collection':>24}{'encoder':>24}")
     for rate in RATES:
         row = f"{rate:10.0e}{_error(measured.calibration, measured.errors, rate):>14}"
-        for curve in (measured.calibration, encoder.metadata.calibration):
-            row += f"{_kept(scores, curve, rate):>24}"
+        row += f"{_kept(scores, measured.calibration, rate):>24}"
+        row += f"{_kept(by_encoder, encoder.metadata.calibration, rate):>24}"
         print(row)
 
 
-def look_up(files: list[bytes], collection: Collection, encoder: Encoder, copies: int) -> Floats:
-    """Copy scores of the pictures and their copies against all that is stored, (Q, N)."""
+def look_up(
+    files: list[bytes], collection: Collection, encoder: Encoder, copies: int
+) -> tuple[Floats, Floats]:
+    """Copy scores of the pictures and their copies against all that is stored, (Q, N).
+
+    By the background of the collection, and by that of its encoder.
+    """
     chance = np.random.default_rng(7)
     with collection.store.read() as snapshot:
         stored = np.concatenate([chunk.encoding.descriptor for chunk in snapshot.present()])
-    parts = []
+        background = snapshot.background()
+    assert background is not None  # since it is calibrated
+    parts: list[Encoding] = []
     for data in tqdm(files, "looking up", leave=False):
         picture = encoder.load(data)
         encoding = encoder.encode(picture.pixels[np.newaxis])
@@ -86,9 +95,11 @@ def look_up(files: list[bytes], collection: Collection, encoder: Encoder, copies
         names = chance.permutation(list(EDITS))[:copies].tolist()
         pixels = [picture.pixels]
         pixels += [encoder.load(EDITS[name].file(image, chance)).pixels for name in names]
-        rows = encoder.encode(np.stack(pixels))
-        parts.append(rows.descriptor @ stored.T - rows.descriptor_offset[:, None])
-    return np.concatenate(parts)
+        parts.append(encoder.encode(np.stack(pixels)))
+    asked_for = Encoding.concatenate(parts)
+    cosines = asked_for.descriptor @ stored.T
+    own = background.offsets(asked_for.descriptor)
+    return cosines - own[:, None], cosines - asked_for.descriptor_offset[:, None]
 
 
 def _image(data: bytes) -> Image.Image:
