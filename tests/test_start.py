@@ -16,7 +16,7 @@ from trainer.export import ExportSettings, export
 from trainer.network import create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
-from trainer.start import companion_of, inherited, load_start
+from trainer.start import companion_of, inherited, inherited_alone, load_start
 from trainer.trained import load_trained
 
 REPOSITORY = Path(__file__).parent.parent
@@ -252,6 +252,41 @@ def test_a_companion_stands_beside_the_backbone_and_goes_along_with_the_encoder_
     assert start.fresh == ("objective",)
     with torch.no_grad():
         assert torch.allclose(again.eval().encode(pixels)[1], joint, atol=1e-5)
+
+
+def test_a_companion_is_gone_on_with_alone_and_stands_beside_the_backbone_again(
+    settings: PretrainSettings, beside: PretrainSettings, tmp_path: Path
+) -> None:
+    """Of an encoder file and of a run; nearly nothing is learnt, so that it is still the same."""
+    out = str(tmp_path / "both")
+    few = ["--data", settings.data, "--epochs", "1", "--batch-size", "16", "--device", "cpu",
+           "--learning-rate", "1e-9"]  # fmt: skip
+    assert cli.main([
+        "pretrain", *few, "--out", out, "--frozen-stages", "5", "--from", settings.out,
+        "--companion-from", beside.out,
+    ]) == 0  # fmt: skip
+    export(ExportSettings(out, f"{out}.onnx"))
+    for number, path in enumerate((f"{out}.onnx", out)):
+        alone = str(tmp_path / f"alone {number}")
+        assert cli.main([
+            "pretrain", *few, "--out", alone, "--from", path, "--companion-alone",
+        ]) == 0  # fmt: skip
+        recorded = checkpoint.read_settings(Path(alone))
+        assert (recorded["backbone"], recorded["width"]) == ("resnet18", 0.125)
+        assert (recorded["image_size"], recorded["contrast_weight"]) == (32, 0.0)
+        before = load_trained(Path(out)).network.companion
+        assert before is not None
+        after = load_trained(Path(alone)).network.state_dict()
+        for name, value in before.named_parameters():
+            torch.testing.assert_close(after[name], value, atol=1e-5, rtol=1e-3)
+        assert companion_of(Path(alone)) == "resnet18 x0.125 at 32"
+
+
+def test_what_has_no_companion_is_not_gone_on_with_alone(settings: PretrainSettings) -> None:
+    with pytest.raises(RunError, match="has no companion"):
+        inherited_alone(Path(settings.out))
+    with pytest.raises(RunError, match="expected it together with --from"):
+        replace(settings, companion_alone=True)
 
 
 def test_what_is_no_companion_is_refused(

@@ -20,7 +20,7 @@ from trainer.pretrain import pretrain
 from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
-from trainer.start import companion_of, inherited
+from trainer.start import companion_of, inherited, inherited_alone
 
 DONE, LEFT_OUT, REFUSED = 0, 1, 2
 """Exit statuses: done; done but with items left out, which the output names; refused."""
@@ -47,7 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if command in ("pretrain", *_METHOD_OF):
             start = options.get("from_")
-            brought = inherited(Path(start)) if start else {}
+            brings = inherited_alone if options.get("companion_alone") else inherited
+            brought = brings(Path(start)) if start else {}
             if options.get("copies") is False:
                 for name in ("branch_stages", "companion"):  # they are the descriptor's
                     brought.pop(name, None)

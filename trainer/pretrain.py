@@ -201,7 +201,8 @@ def _start(network: Network, settings: PretrainSettings, images: Images, main: b
 
 def _go_on(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
     """From earlier weights; a new descriptor starts from what they make of the images."""
-    start = load_start(network, Path(str(settings.from_)))
+    path = Path(str(settings.from_))
+    start = load_start(network, path, companion_alone=settings.companion_alone)
     if main:
         print(start.sentence())
     if "objective" in start.fresh:

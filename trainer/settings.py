@@ -96,6 +96,9 @@ class PretrainSettings:
     companion_from: str | None = setting(
         None, "run or encoder file trained with --copies that the companion is"
     )
+    companion_alone: bool = setting(
+        False, "go on from the companion alone that the run or encoder file of --from has"
+    )
     contrast_weight: float = setting(
         1.0, "of the method's loss beside that of --copies; 0: the descriptor alone is trained"
     )
@@ -178,6 +181,8 @@ class PretrainSettings:
         for name in ("companion", "companion_from"):
             if (value := getattr(self, name)) and not self.copies:
                 raise RunError(f"{name} is {value!r}, expected none without --copies")
+        if self.companion_alone and not self.from_:
+            raise RunError("companion_alone is set, expected it together with --from")
         if self.contrast_weight != 1 and not self.copies:
             raise RunError(
                 f"contrast_weight is {self.contrast_weight}, expected 1, "

@@ -61,6 +61,26 @@ def inherited(path: Path) -> dict[str, Any]:
     return dict(GOING_ON)
 
 
+def inherited_alone(path: Path) -> dict[str, Any]:
+    """The settings that going on from the companion in a run or an encoder file brings along.
+
+    Raises:
+        RunError: it has none.
+    """
+    brought = inherited(path)
+    if not brought.get("companion"):
+        raise RunError(f"{path} has no companion, which training is to go on from alone")
+    spec = CompanionSpec.parse(brought["companion"])
+    return GOING_ON | {
+        "backbone": spec.name,
+        "width": spec.width,
+        "image_size": spec.size,
+        "copies": True,
+        "descriptor_width": brought["descriptor_width"],
+        "contrast_weight": 0.0,
+    }
+
+
 def _descriptor(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The settings of the trained descriptor among these tensors, none without one."""
     linear = tensors.get("copies.linear.weight")
@@ -99,8 +119,8 @@ class Start:
         return sentence + (f"; {', '.join(self.fresh)} from scratch" if self.fresh else "")
 
 
-def load_start(network: Network, path: Path) -> Start:
-    """Copy what fits from ``path`` into the network.
+def load_start(network: Network, path: Path, *, companion_alone: bool = False) -> Start:
+    """Copy what fits from ``path``, or of its companion alone, into the network.
 
     The backbone has to fit whole. Heads are taken where their names and shapes agree; stages of the
     descriptor's own that the file has none of start as the backbone's.
@@ -109,7 +129,13 @@ def load_start(network: Network, path: Path) -> Start:
         RunError: the backbone's weights are not all there, or have other shapes.
     """
     own = network.state_dict()
-    found = _aligned(_read(path), network)
+    found = _read(path)
+    if companion_alone:
+        found = {
+            name.removeprefix(_COMPANION): value for name, value in found.items()
+            if name.startswith(_COMPANION)
+        }  # fmt: skip
+    found = _aligned(found, network)
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
@@ -136,6 +162,7 @@ def load_start(network: Network, path: Path) -> Start:
 
 
 _STAGES = "copies.stages."
+_COMPANION = "companion."
 
 
 def _aligned(found: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
