@@ -138,7 +138,10 @@ class MatchAnswer(BaseModel):
         "`pixels` the same pixels, `perceptual` hashes (PDQ) that differ in at most 31 of 256 "
         "bits, `descriptor` a copy score over the threshold."
     )
-    score: float = Field(description="Copy score: cosine of the descriptors less an offset.")
+    score: float = Field(
+        description="Copy score: cosine of the descriptors less an offset, how alike the query is "
+        "to other pictures; to those of the collection, once it is calibrated."
+    )
     false_match_rate: float = Field(
         description="Of pairs of different pictures, the share that would match as well; 0 "
         "where bytes or pixels are equal."
@@ -251,7 +254,8 @@ class EmbedAnswer(BaseModel):
     embedding: list[float] = Field(description="Of unit length; compares by what it looks like.")
     descriptor: list[float] = Field(description="Of unit length; compares copies.")
     descriptor_offset: float = Field(
-        description="What a copy score by this query is lessened by: how alike it is to anything."
+        description="How alike it is to anything, by the encoder's background: what a copy score "
+        "by this query is lessened by, where the collection was not calibrated on its own pictures."
     )
     encoder: str = Field(description="SHA-256 of the encoder.")
 
