@@ -149,6 +149,13 @@ class Collection:
             self._measured = (text, Measured.model_validate_json(text))
         return self._measured[1]
 
+    def is_calibrated(self) -> bool:
+        """Whether it was, with a background of its own, when it had at least half of its images."""
+        measured = self.measured()
+        with self.store.read() as snapshot:
+            present, background = snapshot.counts()["present"], snapshot.background()
+        return not (measured is None or background is None or present > 2 * measured.images)
+
     def calibrate(
         self,
         encoder: Encoder,

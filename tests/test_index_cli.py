@@ -75,6 +75,10 @@ def test_the_first_build_of_a_collection_calibrates_it_if_it_is_large_enough(
     (source / "another.jpg").write_bytes(jpeg(100))
     assert main(build) == 0
     assert calibrated() == measured
+    for seed in range(200, 265):
+        (source / f"{seed}.jpg").write_bytes(jpeg(seed))
+    assert main(build) == 0
+    assert "calibrated on 128 of its images" in capsys.readouterr().err, "it has doubled"
 
 
 def test_build_says_what_it_did(build: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,8 @@ def add(commands: Commands) -> None:
     command.add_argument(
         "--no-calibrate",
         action="store_true",
-        help="do not measure false match rates on the collection the first time",
+        help="do not measure false match rates on the collection, as is done the first time and "
+        "whenever it has doubled",
     )
 
 
@@ -49,8 +50,8 @@ def _run(options: argparse.Namespace) -> int:
         )
         bar.close()
         say(summary(options.collection, report))
-        if not (options.no_calibrate or stop.is_set() or collection.measured()):
-            _calibrate_first(collection, options, stop)
+        if not (options.no_calibrate or stop.is_set() or collection.is_calibrated()):
+            _calibrate(collection, options, stop)
     if options.json:
         print_json(facts(options.collection, encoder, report))
     if stop.is_set():
@@ -58,8 +59,8 @@ def _run(options: argparse.Namespace) -> int:
     return LEFT_OUT if report.progress.left_out else DONE
 
 
-def _calibrate_first(collection: Collection, options: argparse.Namespace, stop: Stop) -> None:
-    """Measure false match rates once, where there is enough to measure them on."""
+def _calibrate(collection: Collection, options: argparse.Namespace, stop: Stop) -> None:
+    """Measure false match rates, where there is enough to measure them on."""
     file = encoder_file(options)
     encoder = Encoder(file, provider=options.provider, threads=options.threads)
     try:
