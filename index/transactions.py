@@ -374,6 +374,14 @@ class Snapshot:
                 " WHERE state = 'present' AND vectors.key IS NULL"
             )
         ]
+        if self.background() is not None:
+            found += [
+                f"image {image!r} has no offset by the collection's background"
+                for (image,) in self._connection.execute(
+                    "SELECT id FROM items JOIN vectors USING (key) LEFT JOIN offsets USING (key)"
+                    " WHERE offsets.key IS NULL"
+                )
+            ]
         return found
 
 

@@ -127,6 +127,17 @@ def test_all_offsets_are_by_it_whenever_the_image_came(
     assert collection.verify().problems == ()
 
 
+def test_an_offset_that_is_missing_is_found(collection: Collection, encoder: Encoder) -> None:
+    collection.calibrate(encoder, SMALL)
+    with collection.store.write() as transaction:
+        transaction.connection.execute(
+            "DELETE FROM offsets WHERE key = (SELECT key FROM items WHERE id = '042')"
+        )
+    assert collection.verify().problems == (
+        "image '042' has no offset by the collection's background",
+    )
+
+
 def test_what_was_written_while_it_was_measured_has_its_offset_too(
     collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
