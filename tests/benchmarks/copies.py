@@ -114,6 +114,10 @@ def main() -> None:
     parser.add_argument("--distractors", help="pictures of the same kind")
     parser.add_argument("--encoder", action="append", type=Path, help="may be given repeatedly")
     parser.add_argument("--queries", type=int, default=40, help="copies of each edit [40]")
+    parser.add_argument(
+        "--versions", type=int, default=0,
+        help="edited copies of each picture that the database holds as well [0]",
+    )  # fmt: skip
     parser.add_argument("--lite0", action="store_true", help="EfficientNet-Lite0's features too")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
@@ -129,6 +133,7 @@ def main() -> None:
         database += others[BACKGROUND + STRANGERS :]
     shown = others[: BACKGROUND + STRANGERS]  # not in the database
     lookups = edit(known, strangers, shown, database, arguments.queries)
+    lookups, database = settle(lookups, database, arguments.versions)
     print(
         f"{len(lookups.files):,} lookups, {int(lookups.is_true_QB.any(1).sum()):,} of them copies, "
         f"among {len(database):,} pictures"
@@ -195,6 +200,28 @@ def edit(
     of_database = np.array([numbers[data] for data in database])
     of_queries = np.array([numbers.get(data, -1) for data in shown])
     return Lookups(files, np.array(edits), of_queries[:, None] == of_database)
+
+
+def settle(lookups: Lookups, database: Files, versions: int) -> tuple[Lookups, list[bytes]]:
+    """Put some of the copies of each picture into the database, in place of looking them up.
+
+    One is left at least, and its true matches are the picture and all its versions there.
+    """
+    shown_Q = np.where(lookups.is_true_QB.any(1), lookups.is_true_QB.argmax(1), -1)
+    chance, moved = np.random.default_rng(3), []
+    for picture in np.unique(shown_Q[shown_Q >= 0]).tolist():
+        own = chance.permutation(np.flatnonzero(shown_Q == picture))
+        moved += own[: min(versions, len(own) - 1)].tolist()
+    left = np.setdiff1d(np.arange(len(shown_Q)), np.array(moved, np.int64))
+    true_there = (shown_Q[left, None] == shown_Q[moved]) & (shown_Q[left, None] >= 0)
+    return (
+        Lookups(
+            [lookups.files[row] for row in left],
+            lookups.edits[left],
+            np.concatenate([lookups.is_true_QB[left], true_there], axis=1),
+        ),
+        [*database, *(lookups.files[row] for row in moved)],
+    )
 
 
 def hashes(queries: Files, database: Files) -> list[Method]:
