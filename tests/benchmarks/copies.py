@@ -115,6 +115,10 @@ def main() -> None:
     parser.add_argument("--encoder", action="append", type=Path, help="may be given repeatedly")
     parser.add_argument("--queries", type=int, default=40, help="copies of each edit [40]")
     parser.add_argument(
+        "--strangers", type=int, default=0,
+        help="pictures of a source alone that are looked up, but are not in the database [0]",
+    )  # fmt: skip
+    parser.add_argument(
         "--versions", type=int, default=0,
         help="edited copies of each picture that the database holds as well [0]",
     )  # fmt: skip
@@ -126,6 +130,9 @@ def main() -> None:
     others = [item.read() for item in sources.scan(arguments.distractors or arguments.source)]
     background: list[bytes] = []
     strangers: list[bytes] = []
+    if arguments.strangers and not arguments.distractors:
+        known = [known[row] for row in np.random.default_rng(2).permutation(len(known))]
+        strangers, known = known[: arguments.strangers], known[arguments.strangers :]
     database = list(known)
     if arguments.distractors:
         others = [others[row] for row in np.random.default_rng(1).permutation(len(others))]
