@@ -204,9 +204,8 @@ def switch(transaction: Transaction, left_out: Mapping[int, str]) -> None:
         connection.execute(f"ALTER TABLE {name} RENAME TO swapped")
         connection.execute(f"ALTER TABLE {name}_beside RENAME TO {name}")
         connection.execute(f"ALTER TABLE swapped RENAME TO {name}_beside")
-    connection.execute(
-        "UPDATE backgrounds SET beside = beside - 2"
-    )  # in two steps: never twice the same
+    # 0 and 1 change places, in two steps, since a number is never there twice.
+    connection.execute("UPDATE backgrounds SET beside = beside - 2")
     connection.execute("UPDATE backgrounds SET beside = -1 - beside")
     (served,) = connection.execute(
         "SELECT encoder_sha256, encoder, calibration FROM collection"

@@ -111,8 +111,14 @@ class Queries:
 
 
 def background_of(snapshot: Snapshot, seed: int = 0) -> tuple[Background, Keys]:
-    """A background drawn among all present images, at least one; and the keys of its own."""
+    """A background drawn among all present images, and the keys of its own.
+
+    Raises:
+        TooFewImages: there is none.
+    """
     keys = snapshot.present_keys()
+    if not len(keys):
+        raise TooFewImages("there are no images any more to measure copy scores against")
     chosen = np.sort(np.random.default_rng([seed, 2]).permutation(keys)[:IMAGES])
     parts = [
         descriptors[np.isin(part, chosen)] for part, _, descriptors, _ in snapshot.descriptors()

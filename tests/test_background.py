@@ -17,6 +17,7 @@ from index.calibrate import CalibrationSettings, Measured
 from index.catalog import Catalog
 from index.collection import Collection, CopyQuery
 from index.encoder import Encoder
+from index.errors import TooFewImages
 from index.migrate import go_back, migrate
 from index.neighbours import Neighbours
 from index.transactions import Snapshot
@@ -106,6 +107,15 @@ def test_of_near_copies_the_first_stands_for_all() -> None:
             kept.append(number)
     assert distinct(rows).tolist() == kept
     assert not {*range(40, 50)} & {*kept}
+
+
+def test_nothing_has_no_background(tmp_path: Path, encoder: Encoder) -> None:
+    with (
+        Catalog(tmp_path).create("empty", encoder) as empty,
+        empty.store.read() as snapshot,
+        pytest.raises(TooFewImages, match="no images any more"),
+    ):
+        calibrate.background_of(snapshot)
 
 
 def test_all_offsets_are_by_it_whenever_the_image_came(
