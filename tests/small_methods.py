@@ -60,4 +60,6 @@ class _Logits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         assert isinstance(self.network.objective, Classifier)
-        return self.network.objective.classify(self.network.represent(x.float())).to(x)
+        # In the precision of the pixels: in less, rounding would depend on the size of the batch.
+        self.network.to(x.dtype)
+        return self.network.objective.classify(self.network.represent(x))
