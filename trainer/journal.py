@@ -81,8 +81,9 @@ class Journal:
             return
         step = record["step"]
         checkpoint.append_log(self.run, {"epoch": step / self.steps_per_epoch} | record)
-        for name in record.keys() - {"step", "epoch"}:
-            self.board.add_scalar(name, record[name], int(step))
+        for name, value in record.items():
+            if name not in ("step", "epoch"):
+                self.board.add_scalar(name, value, int(step))
 
     def _check(self, record: dict[str, float]) -> None:
         where = f"at step {record['step']}, learning rate {record['learning_rate']:.4g}"

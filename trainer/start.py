@@ -195,7 +195,7 @@ def load_companion(companion: Companion, path: Path) -> None:
         RunError: they do not fit.
     """
     found, own = _read(path), _learnt(companion)
-    for name in own.keys() - {"mean", "deviation"}:
+    for name in (each for each in own if each not in ("mean", "deviation")):
         shape = tuple(found[name].shape) if name in found else "missing"
         if shape != own[name].shape:
             raise RunError(

@@ -61,7 +61,7 @@ def complete(
     Raises:
         RunError: the method takes none of that name, or a value is out of its range.
     """
-    for name in given.keys() - taken.keys():
+    for name in (each for each in given if each not in taken):
         raise RunError(
             f"option {name} is {given[name]:g}, expected none: {method} takes {', '.join(taken)}"
         )
