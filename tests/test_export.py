@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from index.artifact import read_metadata
 from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
+from index.image import Fit, fit_pixels, load_pixels
 from trainer import cli, export, start
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.network import Network, create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
+from trainer.whitening import Whitening
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -167,6 +169,28 @@ def test_few_images_leave_the_whitening_as_it_was(
     assert "earlier.onnx, which training started from, is not there any more" in said
     assert "embedding: 33 images are too few to whiten 64 dimensions by; from 64 on" in said
     assert kept_whitenings(network, again, later) == {"descriptor"}
+
+
+def test_parts_of_a_picture_are_nearer_to_it_than_by_plain_whitening() -> None:
+    """By parts that the whitening was not fitted on, as against other pictures."""
+    files = sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))
+    pixels = np.stack([load_pixels(path.read_bytes(), Fit(32)) for path in files])
+    torch.manual_seed(0)
+    network = create_network(PretrainSettings(data="-", out="-", image_size=32, width=0.125)).eval()
+    served = export.Served(network, pixels)
+    with torch.no_grad():
+        h, _ = network.encode(torch.from_numpy(pixels))
+        whole, part = (
+            network.encode(torch.from_numpy(each))[0]
+            for each in (pixels, np.stack([fit_pixels(x[4:28, 4:28], Fit(32)) for x in pixels]))
+        )
+
+    def lead(whitening: Whitening) -> float:
+        cosine = whitening(part) @ whitening(whole).T
+        others = cosine[~torch.eye(len(cosine), dtype=torch.bool)]
+        return float((cosine.diagonal().mean() - others.mean()) / others.std())
+
+    assert lead(served.embedding_whitening) > 1.2 * lead(Whitening.fitted(h, 0.5))
 
 
 def kept_whitenings(network: Network, one: Path, other: Path) -> set[str]:

@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,8 @@ import torch
 from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE, FORMAT_VERSION, Calibration, Metadata
 from index.encoder import Encoder, Encoding
@@ -31,10 +33,12 @@ from index.errors import DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
+from trainer.edits import EditSettings, make_edits
 from trainer.network import Network
 from trainer.provenance import weights_digest
 from trainer.settings import setting
 from trainer.trained import load_trained
+from trainer.views import ViewSettings, make_views
 from trainer.whitening import Whitening
 
 LEAST_COSINE = 0.9999
@@ -96,11 +100,12 @@ class Served(nn.Module):
     """The graph of the file: uint8 (N, S, S, 3) to embedding, descriptor, descriptor_offset.
 
     Both outputs of the network are whitened, by ``pixels_BSSC``, a sample of training images that
-    also gives the background. Too small a sample does not tell how a network's outputs vary: then
-    the whitening of the encoder that training went on from stays, ``earlier`` by name. The offset
-    is the mean similarity to the second to fourth nearest of the background (score normalisation:
-    Pizzi et al. 2022, arXiv:2202.10261). The nearest is left out, because people search the
-    pictures that they trained on, and one of those may be in the background itself.
+    also gives the background; the embedding also by how images differ that look alike. Too small a
+    sample does not tell how a network's outputs vary: then the whitening of the encoder that
+    training went on from stays, ``earlier`` by name. The offset is the mean similarity to the
+    second to fourth nearest of the background (score normalisation: Pizzi et al. 2022,
+    arXiv:2202.10261). The nearest is left out, because people search the pictures that they trained
+    on, and one of those may be in the background itself.
     """
 
     background_KB: Tensor
@@ -116,17 +121,18 @@ class Served(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        starts = range(0, len(pixels_BSSC), 256)
-        parts = [torch.from_numpy(pixels_BSSC[start : start + 256]) for start in starts]
-        embeddings, descriptors = zip(*map(network.encode, parts), strict=True)
-        self.embedding_whitening = _whitening(
-            torch.cat(embeddings), embedding_width, "embedding", earlier
-        )
+        outputs = zip(*map(network.encode, _parts(pixels_BSSC, "encoding")), strict=True)
+        embedding_BD, descriptor_BK = map(torch.cat, outputs)
+        self.embedding_whitening = _whitening(embedding_BD, embedding_width, "embedding", earlier)
+        if _tells(embedding_BD):
+            self.embedding_whitening = self.embedding_whitening.for_likeness(
+                embedding_BD, _views(network, pixels_BSSC)
+            )
         self.descriptor_whitening = _whitening(
-            torch.cat(descriptors), descriptor_width, "descriptor", earlier
+            descriptor_BK, descriptor_width, "descriptor", earlier
         )
         self.embedding_dim = int(self.embedding_whitening.matrix_DK.shape[1])
-        background_BK = self.descriptor_whitening(torch.cat(descriptors))
+        background_BK = self.descriptor_whitening(descriptor_BK)
         self.descriptor_dim = int(background_BK.shape[1])
         # In half precision, which moves an offset by less than 0.001 and halves its room.
         self.register_buffer("background_KB", background_BK.T.contiguous().half())
@@ -142,8 +148,8 @@ class Served(nn.Module):
 def _whitening(
     sample_ND: Tensor, width: int | None, name: str, earlier: Mapping[str, Whitening]
 ) -> Whitening:
-    images, dimensions = sample_ND.shape
-    if images < dimensions:  # they do not even span them; see EXPERIMENTS.md
+    if not _tells(sample_ND):
+        images, dimensions = sample_ND.shape
         few = f"{images:,} images are too few to whiten {dimensions:,} dimensions by"
         found = earlier.get(name)
         if (
@@ -155,6 +161,30 @@ def _whitening(
             return found
         print(f"{name}: {few}; from {dimensions:,} on it would be better to search with")
     return Whitening.fitted(sample_ND, WHITENING_POWER, width)
+
+
+def _tells(sample_ND: Tensor) -> bool:
+    """Whether there are enough images to span the dimensions; see EXPERIMENTS.md."""
+    images, dimensions = sample_ND.shape
+    return images >= dimensions
+
+
+def _views(network: Network, pixels_BSSC: NDArray[np.uint8]) -> list[Tensor]:
+    """The embedding of a part of each image, float32 (B, D), and that of an edited copy."""
+    size, generator = pixels_BSSC.shape[1], torch.Generator().manual_seed(0)
+    crop, edit = ViewSettings.cropped(size), EditSettings(size)
+    crops, copies = [], []
+    for part in _parts(pixels_BSSC, "encoding views"):
+        images_NCHW = part.permute(0, 3, 1, 2)
+        crops.append(network.represent(make_views(images_NCHW, crop, generator)))
+        copies.append(network.represent(make_edits(images_NCHW, edit, generator)))
+    return [functional.normalize(torch.cat(each), dim=1) for each in (crops, copies)]
+
+
+def _parts(pixels_BSSC: NDArray[np.uint8], doing: str) -> Iterator[Tensor]:
+    """256 images at a time, and how far it is."""
+    for row in tqdm(range(0, len(pixels_BSSC), 256), doing, leave=False):
+        yield torch.from_numpy(pixels_BSSC[row : row + 256])
 
 
 def export(settings: ExportSettings) -> Export:

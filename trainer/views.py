@@ -72,6 +72,14 @@ class ViewSettings:
             return cls(size, jitter_strength=0.5, blur_probability=0.0)
         return cls(size)
 
+    @classmethod
+    def cropped(cls, size: int) -> ViewSettings:
+        """Parts of an image, mirrored or not, and nothing else."""
+        return cls(
+            size, crop_area=(0.3, 1.0), jitter_probability=0.0, grey_probability=0.0,
+            blur_probability=0.0,
+        )  # fmt: skip
+
 
 def make_views(
     images_NCHW: Tensor,
