@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -181,10 +181,9 @@ def _views(network: Network, pixels_BSSC: NDArray[np.uint8]) -> list[Tensor]:
     return [functional.normalize(torch.cat(each), dim=1) for each in (crops, copies)]
 
 
-def _parts(pixels_BSSC: NDArray[np.uint8], doing: str) -> Iterator[Tensor]:
+def _parts(pixels_BSSC: NDArray[np.uint8], doing: str) -> Iterable[Tensor]:
     """256 images at a time, and how far it is."""
-    for row in tqdm(range(0, len(pixels_BSSC), 256), doing, leave=False):
-        yield torch.from_numpy(pixels_BSSC[row : row + 256])
+    return tqdm(torch.split(torch.from_numpy(pixels_BSSC), 256), doing, leave=False)
 
 
 def export(settings: ExportSettings) -> Export:

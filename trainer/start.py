@@ -195,12 +195,12 @@ def load_companion(companion: Companion, path: Path) -> None:
         RunError: they do not fit.
     """
     found, own = _read(path), _learnt(companion)
-    for name in (each for each in own if each not in ("mean", "deviation")):
+    for name, value in own.items():
         shape = tuple(found[name].shape) if name in found else "missing"
-        if shape != own[name].shape:
+        if shape != value.shape and name not in ("mean", "deviation"):
             raise RunError(
                 f"{path} does not fit the companion: {name} is {shape}, expected "
-                f"{tuple(own[name].shape)}; see --companion and --descriptor-width"
+                f"{tuple(value.shape)}; see --companion and --descriptor-width"
             )
     companion.load_state_dict({name: found[name] for name in found.keys() & own}, strict=False)
 

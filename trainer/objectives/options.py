@@ -61,10 +61,11 @@ def complete(
     Raises:
         RunError: the method takes none of that name, or a value is out of its range.
     """
-    for name in (each for each in given if each not in taken):
-        raise RunError(
-            f"option {name} is {given[name]:g}, expected none: {method} takes {', '.join(taken)}"
-        )
+    for name, value in given.items():
+        if name not in taken:
+            raise RunError(
+                f"option {name} is {value:g}, expected none: {method} takes {', '.join(taken)}"
+            )
     return {
         name: option.checked(given[name]) if name in given else option.default
         for name, option in taken.items()
