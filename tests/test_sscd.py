@@ -170,3 +170,14 @@ def test_layer_starts_at_the_strongest_directions_half_whitened() -> None:
     )
     off_diagonal = covariance_KK - covariance_KK.diagonal().diag()
     assert float(off_diagonal.abs().max()) < 1e-3
+
+
+def test_layer_wider_than_the_map_starts_at_all_its_directions() -> None:
+    pooled_ND = 1 + torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+    wide, narrow = CopyDescriptor(5, 8), CopyDescriptor(5, 5)
+    for descriptor in (wide, narrow):
+        descriptor.start_from(pooled_ND)
+    with torch.no_grad():
+        z_NK = wide.linear(pooled_ND)
+        torch.testing.assert_close(z_NK[:, :5], narrow.linear(pooled_ND))
+    assert not z_NK[:, 5:].any()

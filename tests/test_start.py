@@ -6,9 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import timm
 import torch
+from onnx import numpy_helper
 
 from index.errors import RunError
 from trainer import checkpoint, cli
@@ -32,21 +35,23 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
     settings = PretrainSettings(
         data=str(root / "pictures"), out=str(root / "run"), image_size=24, width=0.125,
         option={"projection_width": 16}, descriptor_width=24, batch_size=16, epochs=1, device="cpu",
-        copies=True, branch_stages=1, optimizer="adamw",
+        copies=True, descriptor_stages=4, optimizer="adamw",
     )  # fmt: skip
     pretrain(settings)
     export(ExportSettings(str(root / "run"), str(root / "encoder.onnx")))
     return settings
 
 
-def test_without_copies_the_branch_is_not_brought_along(settings: PretrainSettings) -> None:
+def test_without_copies_the_stages_of_the_descriptor_are_not_brought_along(
+    settings: PretrainSettings,
+) -> None:
     out = Path(settings.out).parent / "likeness only"
     assert cli.main([
         "pretrain", "--from", settings.out, "--no-copies", "--data", settings.data,
         "--out", str(out), "--epochs", "1", "--batch-size", "16", "--device", "cpu",
     ]) == 0  # fmt: skip
     recorded = checkpoint.read_settings(out)
-    assert (recorded["copies"], recorded["branch_stages"]) == (False, 0)
+    assert (recorded["copies"], recorded["descriptor_stages"]) == (False, 0)
 
 
 @pytest.mark.parametrize("kind", ["run", "encoder.onnx"])
@@ -58,8 +63,8 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
     assert brought["backbone"] == "resnet18"
     assert brought["width"] == 0.125
     assert brought["image_size"] == 24
-    assert (brought["copies"], brought["descriptor_width"], brought["branch_stages"]) == (
-        True, 24, 1,
+    assert (brought["copies"], brought["descriptor_width"], brought["descriptor_stages"]) == (
+        True, 24, 4,
     )  # fmt: skip
     torch.manual_seed(5)
     network = create_network(settings)
@@ -96,7 +101,11 @@ def test_weights_of_a_library_are_taken_by_their_names(
     torch.save({"state_dict": wrapped}, tmp_path / "weights.pt")
     network = create_network(
         replace(
-            settings, backbone="mobilenetv3_small_050", width=1.0, image_size=32, branch_stages=0
+            settings,
+            backbone="mobilenetv3_small_050",
+            width=1.0,
+            image_size=32,
+            descriptor_stages=0,
         )
     )
     start = load_start(network, tmp_path / "weights.pt")
@@ -144,11 +153,12 @@ def test_command_line_goes_on_without_naming_the_backbone(
     assert recorded["start_digest"]
 
 
-def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_stages_of_its_own(
+def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_a_map_of_it(
     settings: PretrainSettings, tmp_path: Path
 ) -> None:
-    """The new stages start as copies of the backbone's; nothing else of it is trained."""
-    plain = replace(settings, out=str(tmp_path / "plain"), copies=False, branch_stages=0, epochs=1)
+    plain = replace(
+        settings, out=str(tmp_path / "plain"), copies=False, descriptor_stages=0, epochs=1
+    )
     pretrain(plain)
     whole = replace(
         settings, out=str(tmp_path / "on"), from_=plain.out, frozen_stages=5, epochs=3,
@@ -159,43 +169,42 @@ def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_stages
     after = checkpoint.load_checkpoint(Path(whole.out))["network"]
     kept = [name for name in after if name.startswith("backbone.")]
     assert all(torch.equal(after[name], before[name]) for name in kept)
-    own = {
-        name: "backbone.model.layer4." + name.removeprefix("copies.stages.0.0.")
-        for name in after if name.startswith("copies.stages.0.0.") and "conv" in name
-    }  # fmt: skip
-    assert len(own) == 4
-    for name, origin in own.items():
-        assert not torch.equal(after[name], before[origin]), name
-        moved = (after[name] - before[origin]).norm() / before[origin].norm()
-        assert moved < 0.5, name  # it started there
+    torch.manual_seed(whole.seed)
+    untrained = create_network(whole).state_dict()
+    assert after["copies.linear.weight"].shape == (24, 32)
+    assert not torch.equal(after["copies.linear.weight"], untrained["copies.linear.weight"])
 
 
-def test_more_stages_of_its_own_than_the_file_has_start_as_the_backbones(
-    settings: PretrainSettings,
+def test_descriptor_of_an_earlier_version_is_refused(
+    settings: PretrainSettings, tmp_path: Path
 ) -> None:
-    """The last are the descriptor's trained ones, those before them copies of the backbone's."""
-    torch.manual_seed(5)
-    network = create_network(replace(settings, branch_stages=3))
-    start = load_start(network, Path(settings.out))
-    assert "copies" in start.taken
-    assert "copies" not in start.fresh
-    trained = checkpoint.load_checkpoint(Path(settings.out))["network"]
-    assert network.copies is not None
-    first, second, last = network.copies.stages
-    for stage, origin in (
-        (first, "backbone.model.layer2."),
-        (second, "backbone.model.layer3."),
-        (last, "copies.stages.0.0."),
-    ):
-        for name, value in stage.state_dict().items():
-            assert torch.equal(value, trained[origin + name.removeprefix("0.")]), (origin, name)
+    """One that had copies of the backbone's last stages for itself."""
+    model = onnx.load(Path(settings.out).parent / "encoder.onnx")
+    weight = numpy_helper.from_array(
+        np.zeros(1, np.float32), "network.copies.stages.0.0.conv1.weight"
+    )
+    model.graph.initializer.append(weight)
+    onnx.save(model, tmp_path / "earlier.onnx")
+    with pytest.raises(RunError, match="with stages of its own, which this version does not train"):
+        load_start(create_network(settings), tmp_path / "earlier.onnx")
+
+
+def test_encoder_that_names_no_backbone_is_refused(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    model = onnx.load(Path(settings.out).parent / "encoder.onnx")
+    (entry,) = (each for each in model.metadata_props if "resnet18" in each.value)
+    entry.value = entry.value.replace("resnet18", "a resnet18")
+    onnx.save(model, tmp_path / "odd.onnx")
+    with pytest.raises(RunError, match=r"'a resnet18 x0.125, .*', expected 'NAME \[xWIDTH\]"):
+        inherited(tmp_path / "odd.onnx")
 
 
 @pytest.fixture(scope="module")
 def beside(settings: PretrainSettings) -> PretrainSettings:
     """Of a run of the descriptor alone, on the whole of a network."""
     alone = replace(
-        settings, out=str(Path(settings.out).parent / "beside"), branch_stages=0, image_size=32,
+        settings, out=str(Path(settings.out).parent / "beside"), descriptor_stages=0, image_size=32,
         stored_size=48, contrast_weight=0.0,
     )  # fmt: skip
     pretrain(alone)
@@ -282,6 +291,27 @@ def test_a_companion_is_gone_on_with_alone_and_stands_beside_the_backbone_again(
         assert companion_of(Path(alone)) == "resnet18 x0.125 at 32"
 
 
+def test_a_companion_is_taken_from_where_it_stands_beside_another(
+    settings: PretrainSettings, beside: PretrainSettings, tmp_path: Path
+) -> None:
+    """From an encoder file and from a run that have one."""
+    few = ["--data", settings.data, "--epochs", "1", "--batch-size", "16", "--device", "cpu",
+           "--learning-rate", "1e-9", "--frozen-stages", "5", "--from", settings.out]  # fmt: skip
+    out = str(tmp_path / "first")
+    assert cli.main(["pretrain", *few, "--out", out, "--companion-from", beside.out]) == 0
+    export(ExportSettings(out, f"{out}.onnx"))
+    first = load_trained(Path(out)).network.companion
+    assert first is not None
+    for number, path in enumerate((out, f"{out}.onnx")):
+        again = str(tmp_path / f"again {number}")
+        assert cli.main(["pretrain", *few, "--out", again, "--companion-from", path]) == 0
+        companion = load_trained(Path(again)).network.companion
+        assert companion is not None
+        for name, value in first.named_parameters():
+            taken = companion.get_parameter(name)
+            torch.testing.assert_close(taken, value, atol=1e-5, rtol=1e-3)
+
+
 def test_what_has_no_companion_is_not_gone_on_with_alone(settings: PretrainSettings) -> None:
     with pytest.raises(RunError, match="has no companion"):
         inherited_alone(Path(settings.out))
@@ -295,9 +325,9 @@ def test_what_is_no_companion_is_refused(
     with pytest.raises(RunError, match=r"'resnet18 at x', expected NAME \[xWIDTH\] at SIZE"):
         replace(settings, companion="resnet18 at x")
     with pytest.raises(RunError, match="expected none without --copies"):
-        replace(settings, companion="resnet18 at 32", copies=False, branch_stages=0)
-    with pytest.raises(RunError, match="on the whole of one network"):
-        companion_of(Path(settings.out))  # its descriptor stands on stages of another
+        replace(settings, companion="resnet18 at 32", copies=False, descriptor_stages=0)
+    with pytest.raises(RunError, match="trained by --copies on the whole network"):
+        companion_of(Path(settings.out))  # its descriptor is of some stages alone
     wider = replace(
         settings, out=str(tmp_path / "wider"), companion="resnet18 x0.125 at 32",
         companion_from=beside.out, descriptor_width=32,

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import timm
 from timm.models import group_modules
+from timm.models._efficientnet_blocks import InvertedResidual
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from timm.models.sknet import SelectiveKernelBottleneck
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from index.errors import RunError
 
@@ -22,47 +23,47 @@ SMALL_SIZE = 128
 class Backbone(nn.Module):
     """A timm model that gives a feature map and the pooled representation h.
 
-    The map is the last one, or with ``branch_stages`` the one that so many stages follow: a
-    descriptor then has copies of those of its own.
+    The map is the last one, or with ``map_stages`` that of the first so many stages. Where a block
+    of an EfficientNet follows, it is what that block makes of it first: six times the channels,
+    through whose bottleneck the stages hand on little of what tells copies (EXPERIMENTS.md).
 
     Attributes:
-        channels: C of the last map.
+        channels: C of the map.
         width: D of h.
         mean, deviation: three floats each, of pixels in 0 to 1, that the model expects.
 
     Shape suffixes: N images, C channels, H W size of the map, S image size, D width of h.
     """
 
-    def __init__(self, model: nn.Module, branch_stages: int = 0) -> None:
+    def __init__(self, model: nn.Module, map_stages: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._branch_stages = branch_stages
+        self._map_stages = map_stages
         self._frozen: list[nn.Module] = []
         config = model.default_cfg
         self.mean, self.deviation = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
         self.channels = int(model.num_features)  # type: ignore[arg-type]
         self.width = int(getattr(model, "head_hidden_size", self.channels))
+        if map_stages:
+            first, widening, _ = self._divided()
+            self.channels = _channels([*first, *widening])
 
     def forward(self, x_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, H, W) and h (N, D) of normalised pixels."""
-        if not self._branch_stages:
+        if not self._map_stages:
             map_NCHW = self.model.forward_features(x_N3SS)  # type: ignore[operator]
             return map_NCHW, self._pooled(map_NCHW)
-        stages = self._stages()
-        map_NCHW = _through(stages[: -self._branch_stages], x_N3SS)
-        return map_NCHW, self._pooled(_through(stages[-self._branch_stages :], map_NCHW))
+        first, widening, later = self._divided()
+        x_NCHW = _through(first, x_N3SS)
+        return _through(widening, x_NCHW), self._pooled(_through(later, x_NCHW))
 
     def map(self, x_N3SS: Tensor) -> Tensor:
         """The feature map alone, (N, C, H, W)."""
-        if self._branch_stages:
-            return _through(self._stages()[: -self._branch_stages], x_N3SS)
+        if self._map_stages:
+            first, widening, _ = self._divided()
+            return _through([*first, *widening], x_N3SS)
         map_NCHW: Tensor = self.model.forward_features(x_N3SS)  # type: ignore[operator]
         return map_NCHW
-
-    def branch(self) -> nn.Sequential:
-        """Copies of the stages that follow the map, weights included; empty without any."""
-        stages = self._stages()[-self._branch_stages :] if self._branch_stages else []
-        return nn.Sequential(*(nn.Sequential(*copy.deepcopy(stage)) for stage in stages))
 
     @property
     def frozen(self) -> bool:
@@ -73,8 +74,8 @@ class Backbone(nn.Module):
         h_ND: Tensor = self.model.forward_head(map_NCHW, pre_logits=True)  # type: ignore[operator]
         return h_ND
 
-    def _stages(self) -> list[list[nn.Module]]:
-        """What ``forward_features`` of the model runs, the stem first."""
+    def _divided(self) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]]:
+        """The stages of the map, what makes it wider, and all that follow the stages."""
         if isinstance(self.model, ResNet):
             names = ["conv1 bn1 act1 maxpool", "layer1", "layer2", "layer3", "layer4"]
         elif isinstance(self.model, EfficientNet):
@@ -82,14 +83,19 @@ class Backbone(nn.Module):
             names = ["conv_stem bn1", *blocks[:-1], f"{blocks[-1]} conv_head bn2"]
         else:
             raise RunError(
-                f"branch_stages is {self._branch_stages}, expected 0: "
+                f"descriptor_stages is {self._map_stages}, expected 0: "
                 "only ResNets and EfficientNets can be divided"
             )
-        if self._branch_stages >= len(names):
+        if self._map_stages >= len(names):
             raise RunError(
-                f"branch_stages is {self._branch_stages}, expected fewer than {len(names)}"
+                f"descriptor_stages is {self._map_stages}, expected fewer than {len(names)}"
             )
-        return [[self.model.get_submodule(each) for each in stage.split()] for stage in names]
+        first, later = (
+            [self.model.get_submodule(each) for stage in stages for each in stage.split()]
+            for stages in (names[: self._map_stages], names[self._map_stages :])
+        )
+        widens = isinstance(block := next(later[0].children(), later[0]), InvertedResidual)
+        return first, [block.get_submodule(each) for each in ("conv_pw", "bn1") if widens], later
 
     def freeze(self, stages: int) -> None:
         """Keep the weights and norms of the first ``stages``, the stem being the first of them.
@@ -117,11 +123,16 @@ class Backbone(nn.Module):
         return self
 
 
-def _through(stages: list[list[nn.Module]], x: Tensor) -> Tensor:
-    for stage in stages:
-        for module in stage:
-            x = module(x)
-    return x
+def _through(modules: list[nn.Module], x_NCHW: Tensor) -> Tensor:
+    for module in modules:
+        x_NCHW = module(x_NCHW)
+    return x_NCHW
+
+
+def _channels(modules: list[nn.Module]) -> int:
+    """Of what these make, which the last of their norms tells."""
+    parts = (each for module in modules for each in module.modules())
+    return [each.num_features for each in parts if isinstance(each, _BatchNorm)][-1]
 
 
 _RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
@@ -129,7 +140,7 @@ _RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
 
 
 def create_backbone(
-    name: str, image_size: int, width: float = 1.0, branch_stages: int = 0
+    name: str, image_size: int, width: float = 1.0, map_stages: int = 0
 ) -> Backbone:
     """The untrained model of that name.
 
@@ -157,7 +168,7 @@ def create_backbone(
             "dynamic_img_pad": True,
         }
         model = timm.create_model(name, num_classes=0, **any_size if is_transformer else {})
-        return Backbone(model, branch_stages)
+        return Backbone(model, map_stages)
     channels = tuple(round(base * width / 8) * 8 for base in (64, 128, 256, 512))
     model = timm.create_model(name, num_classes=0, channels=channels)
     if image_size <= SMALL_SIZE and isinstance(model.conv1, nn.Conv2d):
@@ -167,4 +178,4 @@ def create_backbone(
         )
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
-    return Backbone(model, branch_stages)
+    return Backbone(model, map_stages)

@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             brings = inherited_alone if options.get("companion_alone") else inherited
             brought = brings(Path(start)) if start else {}
             if options.get("copies") is False:
-                for name in ("branch_stages", "companion"):  # they are the descriptor's
+                for name in ("descriptor_stages", "companion"):  # they are the descriptor's
                     brought.pop(name, None)
             if beside := options.get("companion_from"):
                 brought["companion"] = companion_of(Path(beside))

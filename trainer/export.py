@@ -38,6 +38,7 @@ from trainer.network import Network
 from trainer.provenance import weights_digest
 from trainer.settings import setting
 from trainer.trained import load_trained
+from trainer.validation import CPU_BATCH
 from trainer.views import ViewSettings, make_views
 from trainer.whitening import Whitening
 
@@ -182,8 +183,9 @@ def _views(network: Network, pixels_BSSC: NDArray[np.uint8]) -> list[Tensor]:
 
 
 def _parts(pixels_BSSC: NDArray[np.uint8], doing: str) -> Iterable[Tensor]:
-    """256 images at a time, and how far it is."""
-    return tqdm(torch.split(torch.from_numpy(pixels_BSSC), 256), doing, leave=False)
+    """Some images at a time, and how far it is."""
+    parts = torch.split(torch.from_numpy(pixels_BSSC), CPU_BATCH)
+    return tqdm(parts, doing, leave=False)
 
 
 def export(settings: ExportSettings) -> Export:
@@ -220,11 +222,7 @@ def export(settings: ExportSettings) -> Export:
         "embedding_dim": served.embedding_dim,
         "descriptor_dim": served.descriptor_dim,
         "method": trained.method + (" + sscd" if trained.copies else ""),
-        "backbone": (
-            trained.backbone
-            + (f" x{trained.width:g}" if trained.width != 1 else "")
-            + (f" + {trained.companion}" if trained.companion else "")
-        ),
+        "backbone": start.named(trained),
         "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
         "run_id": f"{run_id}-{loaded.step}",
     }

@@ -45,8 +45,8 @@ class Network(nn.Module):
     """Pixels to h, and h to the losses.
 
     With ``copies`` a second objective trains a descriptor of its own, from a feature map of the
-    same pass: the last, or with ``branch_stages`` an earlier one, from where the descriptor has
-    stages of its own. With ``companion`` half of it comes from a network beside. Without copies the
+    same pass: the last, or with ``descriptor_stages`` an earlier one, which likeness wears down
+    less. With ``companion`` half of it comes from a network beside. Without copies the
     projection of the first is the descriptor, the best there is.
 
     Shape suffixes: N images, M views, S image size, C channels, H W size of the feature map, D
@@ -67,14 +67,14 @@ class Network(nn.Module):
         copies: bool = False,
         descriptor_width: int = 256,
         entropy_weight: float = 30.0,
-        branch_stages: int = 0,
+        descriptor_stages: int = 0,
         contrast_weight: float = 1.0,
         companion: str = "",
     ) -> None:
         super().__init__()
         self.contrast_weight = contrast_weight
         create: Callable[..., Objective] = find_method(method)
-        self.backbone = create_backbone(backbone_name, image_size, width, branch_stages)
+        self.backbone = create_backbone(backbone_name, image_size, width, descriptor_stages)
         _check_map(self.backbone, backbone_name, image_size, copies)
         # The normalisation is inside the network, so that it cannot be forgotten.
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
@@ -85,7 +85,6 @@ class Network(nn.Module):
                 self.backbone.channels,
                 descriptor_width,
                 entropy_weight=entropy_weight,
-                stages=self.backbone.branch(),
             )
             if copies
             else None
@@ -203,7 +202,7 @@ def _check_map(backbone: Backbone, name: str, size: int, copies: bool) -> None:
     """Try one image, so that a model that cannot take it is refused before anything starts."""
     backbone.eval()
     try:
-        map_NCHW = backbone.branch().eval()(backbone.map(torch.zeros(1, 3, size, size)))
+        map_NCHW = backbone.map(torch.zeros(1, 3, size, size))
     except RunError:
         raise
     except Exception as error:  # each model has its own way to refuse
@@ -228,7 +227,7 @@ def create_network(settings: PretrainSettings) -> Network:
         copies=settings.copies,
         descriptor_width=settings.descriptor_width,
         entropy_weight=settings.entropy_weight,
-        branch_stages=settings.branch_stages,
+        descriptor_stages=settings.descriptor_stages,
         contrast_weight=settings.contrast_weight,
         companion=settings.companion,
     )

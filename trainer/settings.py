@@ -86,15 +86,15 @@ class PretrainSettings:
         None, "side of smaller views in pixels [3/7 of the image size, of jigsaws 2/7, at least 8]"
     )
     descriptor_width: int = setting(256, "width of the descriptor that --copies trains")
-    branch_stages: int = setting(
-        0, "last stages of the backbone of which --copies has copies for the descriptor alone"
+    descriptor_stages: int = setting(
+        0, "first stages of the backbone, the stem being one, that --copies pools from [0: all]"
     )
     entropy_weight: float = setting(30.0, "of the term of --copies that spreads descriptors")
     companion: str = setting(
         "", "network beside the backbone for the descriptor alone: 'NAME [xWIDTH] at SIZE'"
     )
     companion_from: str | None = setting(
-        None, "run or encoder file trained with --copies that the companion is"
+        None, "run or encoder file whose companion it is, or which it is, trained with --copies"
     )
     companion_alone: bool = setting(
         False, "go on from the companion alone that the run or encoder file of --from has"
@@ -165,9 +165,10 @@ class PretrainSettings:
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
             )
-        if self.branch_stages < 0 or (self.branch_stages and not self.copies):
+        if self.descriptor_stages < 0 or (self.descriptor_stages and not self.copies):
             raise RunError(
-                f"branch_stages is {self.branch_stages}, expected 0, or more together with --copies"
+                f"descriptor_stages is {self.descriptor_stages}, expected 0, or more together with "
+                "--copies"
             )
         self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:

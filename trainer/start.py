@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from index.errors import RunError
 from trainer import checkpoint
 from trainer.companion import Companion, CompanionSpec
 from trainer.network import Network
-from trainer.objectives.sscd import CopyDescriptor
+from trainer.settings import PretrainSettings
 from trainer.whitening import Whitening
 
 INHERITED = (
     "backbone", "width", "image_size", "stored_size", "copies", "descriptor_width",
-    "branch_stages", "companion",
+    "descriptor_stages", "companion",
 )  # fmt: skip
 GOING_ON = {
     "optimizer": "adamw",
@@ -51,13 +51,11 @@ def inherited(path: Path) -> dict[str, Any]:
         raise RunError(f"from is {path}, which is neither a folder of a run nor a file")
     if path.suffix == ".onnx":
         metadata = read_metadata(path)
-        backbone, _, companion = metadata.backbone.partition(" + ")
-        name, _, width = backbone.partition(" x")
-        size = metadata.image_size
-        brought = {"backbone": name, "width": float(width or 1), "image_size": size}
-        if companion:
-            brought["companion"] = companion
-        return GOING_ON | brought | _descriptor(_read_encoder(path))
+        brought = {"image_size": metadata.image_size, **_named(metadata.backbone)}
+        linear = _read_encoder(path).get("copies.linear.weight")
+        if linear is not None:
+            brought |= {"copies": True, "descriptor_width": len(linear)}
+        return GOING_ON | brought
     return dict(GOING_ON)
 
 
@@ -81,26 +79,44 @@ def inherited_alone(path: Path) -> dict[str, Any]:
     }
 
 
-def _descriptor(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The settings of the trained descriptor among these tensors, none without one."""
-    linear = tensors.get("copies.linear.weight")
-    if linear is None:
-        return {}
-    stages = {name.split(".")[2] for name in tensors if name.startswith("copies.stages.")}
-    return {"copies": True, "descriptor_width": len(linear), "branch_stages": len(stages)}
+def named(settings: PretrainSettings) -> str:
+    """The networks of a run, as its encoder file names them."""
+    width = f" x{settings.width:g}" if settings.width != 1 else ""
+    stages = settings.descriptor_stages
+    pooled = f", descriptor of {stages} stages" if stages else ""
+    companion = f" + {settings.companion}" if settings.companion else ""
+    return settings.backbone + width + pooled + companion
+
+
+def _named(text: str) -> dict[str, Any]:
+    """The settings that ``named`` tells."""
+    found = re.fullmatch(
+        r"(\S+?)(?: x(\d*\.?\d+))?(?:, descriptor of (\d+) stages)?(?: \+ (.+))?", text
+    )
+    if not found:
+        raise RunError(f"the encoder's backbone is {text!r}, expected 'NAME [xWIDTH] ...'")
+    name, width, stages, companion = found.groups()
+    return {
+        "backbone": name,
+        "width": float(width or 1),
+        "descriptor_stages": int(stages or 0),
+        "companion": companion or "",
+    }
 
 
 def companion_of(path: Path) -> str:
-    """What a network that stands beside another is, by its own run or encoder file.
+    """What stands beside another network: the companion of a run or encoder file, or all of it.
 
     Raises:
-        RunError: it has no descriptor that was trained for copies, or none that one network gives.
+        RunError: it has none, and no descriptor that was trained for copies on the whole network.
     """
     brought = inherited(path)
-    if not brought.get("copies") or brought.get("branch_stages") or brought.get("companion"):
+    if companion := brought.get("companion"):
+        return str(companion)
+    if not brought.get("copies") or brought.get("descriptor_stages"):
         raise RunError(
-            f"companion_from is {path}, expected a run or encoder file with a descriptor that was "
-            "trained by --copies on the whole of one network"
+            f"companion_from is {path}, expected a run or encoder file with a companion, or with a "
+            "descriptor that was trained by --copies on the whole network"
         )
     return str(CompanionSpec(brought["backbone"], brought["width"], brought["image_size"]))
 
@@ -122,8 +138,7 @@ class Start:
 def load_start(network: Network, path: Path, *, companion_alone: bool = False) -> Start:
     """Copy what fits from ``path``, or of its companion alone, into the network.
 
-    The backbone has to fit whole. Heads are taken where their names and shapes agree; stages of the
-    descriptor's own that the file has none of start as the backbone's.
+    The backbone has to fit whole. Heads are taken where their names and shapes agree.
 
     Raises:
         RunError: the backbone's weights are not all there, or have other shapes.
@@ -131,11 +146,12 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     own = network.state_dict()
     found = _read(path)
     if companion_alone:
-        found = {
-            name.removeprefix(_COMPANION): value for name, value in found.items()
-            if name.startswith(_COMPANION)
-        }  # fmt: skip
-    found = _aligned(found, network)
+        found = _of_companion(found)
+    elif network.copies and any(name.startswith("copies.stages.") for name in found):
+        raise RunError(
+            f"{path} has a descriptor with stages of its own, which this version does not train; "
+            "go on from its companion, or from a newer encoder"
+        )
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
@@ -153,48 +169,29 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
             f"{'; '.join(shapes)}; see --backbone, --width and --image-size"
         )
     network.load_state_dict(taken, strict=False)
-    if network.copies is not None:
-        _fill_stages(network, network.copies, taken)
     given = {"backbone", "mean", "deviation"}
     heads = {name.split(".")[0] for name in taken} - given
-    fresh = {name.split(".")[0] for name in missing if not name.startswith(_STAGES)} - given
+    fresh = {name.split(".")[0] for name in missing} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
-_STAGES = "copies.stages."
-_COMPANION = "companion."
-
-
-def _aligned(found: dict[str, Tensor], network: Network) -> dict[str, Tensor]:
-    """The same tensors; the descriptor's last stages by the numbers that the network gives them."""
-    has = {int(name.split(".")[2]) for name in found if name.startswith(_STAGES)}
-    if network.copies is None or not has:
-        return found
-    later = len(network.copies.stages) - len(has)
-
-    def renamed(name: str) -> str:
-        if not name.startswith(_STAGES):
-            return name
-        number, _, rest = name.removeprefix(_STAGES).partition(".")
-        return f"{_STAGES}{int(number) + later}.{rest}"
-
-    return {renamed(name): value for name, value in found.items()}
-
-
-def _fill_stages(network: Network, copies: CopyDescriptor, taken: Collection[str]) -> None:
-    """Whole stages, since half of one from elsewhere would be worth nothing."""
-    for number, stage in enumerate(network.backbone.branch()):
-        if not any(name.startswith(f"{_STAGES}{number}.") for name in taken):
-            copies.stages[number].load_state_dict(stage.state_dict())
+def _of_companion(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    prefix = "companion."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def load_companion(companion: Companion, path: Path) -> None:
-    """Copy the network and the descriptor of the file or run ``path`` whole.
+    """Copy the companion of the file or run ``path``, or without one its network and descriptor.
 
     Raises:
         RunError: they do not fit.
     """
     found, own = _read(path), _learnt(companion)
+    found = _of_companion(found) or found
     for name, value in own.items():
         shape = tuple(found[name].shape) if name in found else "missing"
         if shape != value.shape and name not in ("mean", "deviation"):

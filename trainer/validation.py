@@ -15,6 +15,9 @@ from trainer.metrics import joint_labels, weighted_knn
 from trainer.network import Network
 from trainer.objectives.classify import Classifier
 
+CPU_BATCH = 16
+"""Images at once where the maps of more would leave a CPU's caches: 2.5 times as fast as 256."""
+
 
 def validate(
     network: Network,
@@ -69,9 +72,10 @@ def _represent(
 
 
 def at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches float32 (256, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
-    for start in range(0, len(pixels), 256):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + 256])).to(device)
+    """Batches float32 (B, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
+    count = CPU_BATCH if device.type == "cpu" else 256
+    for start in range(0, len(pixels), count):
+        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + count])).to(device)
         x = x.permute(0, 3, 1, 2).float() / 255
         if x.shape[-1] != size:
             x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)

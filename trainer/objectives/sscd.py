@@ -92,7 +92,7 @@ class CopyDescriptor(nn.Module):
     """The descriptor that tells copies from look-alikes, and its loss.
 
     GeM pooling (Radenović et al. 2018, arXiv:1711.02512) with the fixed power 3 of SSCD, which
-    favours what stands out, and a linear layer; before them, ``stages`` of its own if any.
+    favours what stands out, and a linear layer.
     """
 
     def __init__(
@@ -101,19 +101,16 @@ class CopyDescriptor(nn.Module):
         width: int,
         temperature: float = 0.05,
         entropy_weight: float = 30.0,
-        stages: nn.Sequential | None = None,
     ) -> None:
         super().__init__()
-        self.stages = stages or nn.Sequential()
         self.temperature = temperature
         self.entropy_weight = entropy_weight
         self.linear = nn.Linear(channels, width)
 
     def pool(self, map_NDHW: Tensor) -> Tensor:
-        """GeM of what the stages make of the map, (N, D): root of the mean third power."""
-        last_NDHW = self.stages(map_NDHW)
+        """GeM of the map, (N, D): root of the mean third power."""
         with torch.autocast(map_NDHW.device.type, enabled=False):
-            exact = last_NDHW if last_NDHW.dtype == torch.float64 else last_NDHW.float()
+            exact = map_NDHW if map_NDHW.dtype == torch.float64 else map_NDHW.float()
             pooled_ND: Tensor = exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
             return pooled_ND
 
@@ -128,6 +125,8 @@ class CopyDescriptor(nn.Module):
     def start_from(self, pooled_ND: Tensor) -> None:
         """Set the layer to the whitened principal directions of pooled images; N > K.
 
+        Where there are fewer channels than K, what is beyond them starts at 0.
+
         On a backbone that knows something this is a good descriptor at once (Jégou and Chum
         2012), where a random layer would have to learn it first. The mean length of z is 1.
         """
@@ -138,8 +137,11 @@ class CopyDescriptor(nn.Module):
         scales = values[strongest].clamp(min=float(values[-1]) * 1e-6) ** -0.25
         weight_DK = vectors[:, strongest] * scales
         weight_DK /= ((exact_ND - mean_D) @ weight_DK).norm(dim=1).mean()
-        self.linear.weight.copy_(weight_DK.T)
-        self.linear.bias.copy_(-(mean_D @ weight_DK))
+        for parameter, value in (
+            (self.linear.weight, weight_DK.T),
+            (self.linear.bias, -(mean_D @ weight_DK)),
+        ):
+            parameter.zero_()[: len(value)].copy_(value)
 
     def loss(self, z_NK: Tensor, sources: Sources) -> Tensor:
         """``copy_loss`` of a batch of views' descriptors."""
