@@ -15,7 +15,7 @@ from trainer.backbones import Backbone, create_backbone
 from trainer.companion import Companion, CompanionSpec
 from trainer.objectives import find_method
 from trainer.objectives.objective import Objective, Progress, Seen
-from trainer.objectives.sscd import CopyDescriptor, Sources
+from trainer.objectives.sscd import ENTROPY_WEIGHT, CopyDescriptor, Sources
 from trainer.settings import PretrainSettings
 
 
@@ -66,7 +66,7 @@ class Network(nn.Module):
         image_size: int,
         copies: bool = False,
         descriptor_width: int = 256,
-        entropy_weight: float = 30.0,
+        entropy_weight: float = ENTROPY_WEIGHT,
         descriptor_stages: int = 0,
         contrast_weight: float = 1.0,
         companion: str = "",

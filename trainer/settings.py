@@ -13,6 +13,7 @@ from trainer.companion import CompanionSpec
 from trainer.objectives import METHODS, find_method
 from trainer.objectives.objective import Recipe, half_cosine
 from trainer.objectives.options import Number, complete, options_of
+from trainer.objectives.sscd import ENTROPY_WEIGHT
 from trainer.views import ViewSettings
 
 
@@ -89,7 +90,9 @@ class PretrainSettings:
     descriptor_stages: int = setting(
         0, "first stages of the backbone, the stem being one, that --copies pools from [0: all]"
     )
-    entropy_weight: float = setting(30.0, "of the term of --copies that spreads descriptors")
+    entropy_weight: float = setting(
+        ENTROPY_WEIGHT, "of the term of --copies that spreads descriptors"
+    )
     companion: str = setting(
         "", "network beside the backbone for the descriptor alone: 'NAME [xWIDTH] at SIZE'"
     )
