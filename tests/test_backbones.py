@@ -80,6 +80,7 @@ def test_frozen_stages_keep_weights_and_norms_and_the_others_learn(name: str) ->
     [
         ("resnet18", 4, "layer3", 256),
         ("resnet50", 1, "maxpool", 64),
+        ("resnet50_gn", 3, "layer2", 512),  # norms of another kind
         ("tf_efficientnet_lite0", 6, "blocks.5.0.bn1", 672),
         ("tf_efficientnet_lite0", 1, "bn1", 32),  # the next block does not widen it
     ],
@@ -89,7 +90,7 @@ def test_map_of_the_first_stages_is_what_the_model_makes_there_and_h_stays_the_s
 ) -> None:
     torch.manual_seed(0)
     whole = create_backbone(name, 64).eval()
-    divided = create_backbone(name, 64, map_stages=stages).eval()
+    divided = create_backbone(name, 64, descriptor_stages=stages).eval()
     divided.model.load_state_dict(whole.model.state_dict())
     assert divided.channels == channels
     assert divided.width == whole.width
@@ -111,7 +112,7 @@ def test_map_of_the_first_stages_is_what_the_model_makes_there_and_h_stays_the_s
 )
 def test_map_of_stages_that_are_not_there_is_refused(name: str, stages: int, problem: str) -> None:
     with pytest.raises(RunError, match=problem):
-        create_backbone(name, 64, map_stages=stages)
+        create_backbone(name, 64, descriptor_stages=stages)
 
 
 def test_freezing_more_than_there_is_is_refused() -> None:

@@ -319,6 +319,13 @@ def test_settings_out_of_range_are_refused_when_made(name: str, value: object) -
         PretrainSettings(data="here", out="there", **{name: value})  # type: ignore[arg-type]
 
 
+def test_stages_that_nothing_would_train_are_refused() -> None:
+    chosen = {"copies": True, "contrast_weight": 0.0, "descriptor_stages": 2}
+    with pytest.raises(RunError, match="nothing would train the stages that follow"):
+        PretrainSettings(data="here", out="there", **chosen)  # type: ignore[arg-type]
+    PretrainSettings(data="here", out="there", from_="run", frozen_stages=5, **chosen)  # type: ignore[arg-type]
+
+
 def test_rates_follow_the_square_root_of_the_batch() -> None:
     settings = PretrainSettings(data="here", out="there", batch_size=1024)
     assert settings.peak_rate() == pytest.approx(0.075 * 32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +16,19 @@ from onnx import numpy_helper
 
 from index.errors import RunError
 from trainer import checkpoint, cli
+from trainer.companion import Companion, CompanionSpec
 from trainer.export import ExportSettings, export
 from trainer.network import create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
-from trainer.start import companion_of, inherited, inherited_alone, load_start
+from trainer.start import (
+    companion_of,
+    inherited,
+    inherited_alone,
+    load_companion,
+    load_start,
+    named,
+)
 from trainer.trained import load_trained
 
 REPOSITORY = Path(__file__).parent.parent
@@ -189,6 +198,45 @@ def test_descriptor_of_an_earlier_version_is_refused(
         load_start(create_network(settings), tmp_path / "earlier.onnx")
 
 
+def test_descriptor_of_an_earlier_version_is_no_companion_either(
+    beside: PretrainSettings, tmp_path: Path
+) -> None:
+    model = onnx.load(f"{beside.out}.onnx")
+    weight = numpy_helper.from_array(np.zeros(1, np.float32), "network.copies.stages.0.0.weight")
+    model.graph.initializer.append(weight)
+    onnx.save(model, tmp_path / "earlier.onnx")
+    companion = Companion(CompanionSpec.parse("resnet18 x0.125 at 32"), 24)
+    load_companion(companion, Path(f"{beside.out}.onnx"))
+    with pytest.raises(RunError, match="with stages of its own"):
+        load_companion(companion, tmp_path / "earlier.onnx")
+
+
+def test_run_of_an_earlier_version_is_refused(settings: PretrainSettings) -> None:
+    record = checkpoint.read_settings(Path(settings.out))
+    assert PretrainSettings.recorded(record) == settings
+    assert PretrainSettings.recorded(record, seed=3) == replace(settings, seed=3)
+    assert PretrainSettings.recorded({**record, "branch_stages": 0}) == settings
+    with pytest.raises(RunError, match="branch_stages 2, which this version does not have"):
+        PretrainSettings.recorded({**record, "branch_stages": 2})
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+@pytest.mark.parametrize("stages", [0, 3])
+@pytest.mark.parametrize("companion", ["", "resnet18 x0.25 at 32"])
+def test_encoder_file_names_its_networks(
+    width: float, stages: int, companion: str, settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """As ``named`` writes them, and as it was written before there were stages."""
+    described = replace(settings, width=width, descriptor_stages=stages, companion=companion)
+    model = onnx.load(Path(settings.out).parent / "encoder.onnx")
+    (entry,) = (each for each in model.metadata_props if "resnet18" in each.value)
+    entry.value = json.dumps(named(described))
+    onnx.save(model, tmp_path / "other.onnx")
+    brought = inherited(tmp_path / "other.onnx")
+    names = ("backbone", "width", "descriptor_stages", "companion")
+    assert [brought[name] for name in names] == [getattr(described, name) for name in names]
+
+
 def test_encoder_that_names_no_backbone_is_refused(
     settings: PretrainSettings, tmp_path: Path
 ) -> None:
@@ -334,3 +382,27 @@ def test_what_is_no_companion_is_refused(
     )  # fmt: skip
     with pytest.raises(RunError, match=r"copies.linear.weight is \(24, 64\), expected \(32, 64\)"):
         pretrain(wider)
+
+
+def test_light_network_goes_on_from_its_encoder_file_with_a_descriptor_of_its_first_stages(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """Its widening layers are in the file once, though the graph passes through them twice."""
+    out = str(tmp_path / "light")
+    light = replace(
+        settings, out=out, backbone="tf_efficientnet_lite0", width=1.0, image_size=32,
+        descriptor_stages=3, max_minutes=0.02,
+    )  # fmt: skip
+    pretrain(light)
+    exported = export(ExportSettings(out, f"{out}.onnx"))
+    assert exported.cosine > 0.9999
+    names = [each.name for each in onnx.load(f"{out}.onnx").graph.initializer]
+    assert len(names) == len(set(names))
+    again = create_network(light)
+    start = load_start(again, Path(f"{out}.onnx"))
+    assert "copies" in start.taken
+    trained = load_trained(Path(out)).network
+    pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        for one, other in zip(again.eval().encode(pixels), trained.encode(pixels), strict=True):
+            assert torch.allclose(one, other, atol=1e-5)

@@ -12,7 +12,6 @@ from timm.models.resnet import ResNet
 from timm.models.sknet import SelectiveKernelBottleneck
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from index.errors import RunError
 
@@ -23,9 +22,10 @@ SMALL_SIZE = 128
 class Backbone(nn.Module):
     """A timm model that gives a feature map and the pooled representation h.
 
-    The map is the last one, or with ``map_stages`` that of the first so many stages. Where a block
-    of an EfficientNet follows, it is what that block makes of it first: six times the channels,
-    through whose bottleneck the stages hand on little of what tells copies (EXPERIMENTS.md).
+    The map is the last one, or with ``descriptor_stages`` that of the first so many stages. Where a
+    block of an EfficientNet follows, it is what that block makes of it first: several times the
+    channels, which tell copies better than the narrow map between stages (EXPERIMENTS.md). A norm
+    there runs twice in a pass.
 
     Attributes:
         channels: C of the map.
@@ -35,22 +35,22 @@ class Backbone(nn.Module):
     Shape suffixes: N images, C channels, H W size of the map, S image size, D width of h.
     """
 
-    def __init__(self, model: nn.Module, map_stages: int = 0) -> None:
+    def __init__(self, model: nn.Module, descriptor_stages: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._map_stages = map_stages
+        self._descriptor_stages = descriptor_stages
         self._frozen: list[nn.Module] = []
         config = model.default_cfg
         self.mean, self.deviation = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
         self.channels = int(model.num_features)  # type: ignore[arg-type]
         self.width = int(getattr(model, "head_hidden_size", self.channels))
-        if map_stages:
+        if descriptor_stages:
             first, widening, _ = self._divided()
             self.channels = _channels([*first, *widening])
 
     def forward(self, x_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, H, W) and h (N, D) of normalised pixels."""
-        if not self._map_stages:
+        if not self._descriptor_stages:
             map_NCHW = self.model.forward_features(x_N3SS)  # type: ignore[operator]
             return map_NCHW, self._pooled(map_NCHW)
         first, widening, later = self._divided()
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
 
     def map(self, x_N3SS: Tensor) -> Tensor:
         """The feature map alone, (N, C, H, W)."""
-        if self._map_stages:
+        if self._descriptor_stages:
             first, widening, _ = self._divided()
             return _through([*first, *widening], x_N3SS)
         map_NCHW: Tensor = self.model.forward_features(x_N3SS)  # type: ignore[operator]
@@ -83,19 +83,20 @@ class Backbone(nn.Module):
             names = ["conv_stem bn1", *blocks[:-1], f"{blocks[-1]} conv_head bn2"]
         else:
             raise RunError(
-                f"descriptor_stages is {self._map_stages}, expected 0: "
+                f"descriptor_stages is {self._descriptor_stages}, expected 0: "
                 "only ResNets and EfficientNets can be divided"
             )
-        if self._map_stages >= len(names):
+        if self._descriptor_stages >= len(names):
             raise RunError(
-                f"descriptor_stages is {self._map_stages}, expected fewer than {len(names)}"
+                f"descriptor_stages is {self._descriptor_stages}, expected fewer than {len(names)}"
             )
         first, later = (
             [self.model.get_submodule(each) for stage in stages for each in stage.split()]
-            for stages in (names[: self._map_stages], names[self._map_stages :])
+            for stages in (names[: self._descriptor_stages], names[self._descriptor_stages :])
         )
-        widens = isinstance(block := next(later[0].children(), later[0]), InvertedResidual)
-        return first, [block.get_submodule(each) for each in ("conv_pw", "bn1") if widens], later
+        block = next(later[0].children())
+        widening = ("conv_pw", "bn1") if isinstance(block, InvertedResidual) else ()
+        return first, [block.get_submodule(each) for each in widening], later
 
     def freeze(self, stages: int) -> None:
         """Keep the weights and norms of the first ``stages``, the stem being the first of them.
@@ -130,9 +131,9 @@ def _through(modules: list[nn.Module], x_NCHW: Tensor) -> Tensor:
 
 
 def _channels(modules: list[nn.Module]) -> int:
-    """Of what these make, which the last of their norms tells."""
+    """Of what these make, which the last of their convolutions tells."""
     parts = (each for module in modules for each in module.modules())
-    return [each.num_features for each in parts if isinstance(each, _BatchNorm)][-1]
+    return [each.out_channels for each in parts if isinstance(each, nn.Conv2d)][-1]
 
 
 _RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
@@ -140,7 +141,7 @@ _RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
 
 
 def create_backbone(
-    name: str, image_size: int, width: float = 1.0, map_stages: int = 0
+    name: str, image_size: int, width: float = 1.0, descriptor_stages: int = 0
 ) -> Backbone:
     """The untrained model of that name.
 
@@ -168,7 +169,7 @@ def create_backbone(
             "dynamic_img_pad": True,
         }
         model = timm.create_model(name, num_classes=0, **any_size if is_transformer else {})
-        return Backbone(model, map_stages)
+        return Backbone(model, descriptor_stages)
     channels = tuple(round(base * width / 8) * 8 for base in (64, 128, 256, 512))
     model = timm.create_model(name, num_classes=0, channels=channels)
     if image_size <= SMALL_SIZE and isinstance(model.conv1, nn.Conv2d):
@@ -178,4 +179,4 @@ def create_backbone(
         )
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
-    return Backbone(model, map_stages)
+    return Backbone(model, descriptor_stages)

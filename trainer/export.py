@@ -183,7 +183,7 @@ def _views(network: Network, pixels_BSSC: NDArray[np.uint8]) -> list[Tensor]:
 
 
 def _parts(pixels_BSSC: NDArray[np.uint8], doing: str) -> Iterable[Tensor]:
-    """Some images at a time, and how far it is."""
+    """``CPU_BATCH`` images at a time, and how far it is."""
     parts = torch.split(torch.from_numpy(pixels_BSSC), CPU_BATCH)
     return tqdm(parts, doing, leave=False)
 

@@ -64,14 +64,12 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     """
     run = Path(settings.run)
     recorded = checkpoint.read_settings(run)
-    names = PretrainSettings.__dataclass_fields__
     chosen = {
         name: getattr(settings, name)
         for name in ("out", "data", "eval_data", "device")
         if getattr(settings, name) is not None
     }
-    known = {name: recorded[name] for name in names if name in recorded}
-    again = PretrainSettings(**known | chosen | {"max_minutes": None})
+    again = PretrainSettings.recorded(recorded, **chosen, max_minutes=None)
     digest = load_images(
         again.data, again.fit(), Path(again.out) / "data", workers=again.workers
     ).digest

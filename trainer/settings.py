@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from index.errors import RunError
 from index.image import Fit
@@ -192,6 +193,11 @@ class PretrainSettings:
                 f"contrast_weight is {self.contrast_weight}, expected 1, "
                 "or another together with --copies"
             )
+        if not self.contrast_weight and self.descriptor_stages and not self.frozen_stages:
+            raise RunError(
+                f"contrast_weight is 0 with descriptor_stages {self.descriptor_stages}, expected "
+                "frozen_stages too: nothing would train the stages that follow"
+            )
         choices = {"optimizer": ("lars", "sgd", "adamw"), "precision": ("auto", "fp32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -204,6 +210,20 @@ class PretrainSettings:
             self.fit()
         except ValueError as error:
             raise RunError(str(error)) from error
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any], **changed: Any) -> Self:
+        """Those of a run, of which ``changed`` are others.
+
+        Raises:
+            RunError: an earlier version made the run, with what this one does not have.
+        """
+        if stages := record.get("branch_stages"):
+            raise RunError(
+                f"the run was made with branch_stages {stages}, which this version does not have"
+            )
+        names = (each.name for each in fields(cls))
+        return cls(**{name: record[name] for name in names if name in record} | changed)
 
     def _check_labels(self) -> None:
         method = find_method(self.method)

@@ -147,11 +147,8 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     found = _read(path)
     if companion_alone:
         found = _of_companion(found)
-    elif network.copies and any(name.startswith("copies.stages.") for name in found):
-        raise RunError(
-            f"{path} has a descriptor with stages of its own, which this version does not train; "
-            "go on from its companion, or from a newer encoder"
-        )
+    elif network.copies:
+        _refuse_stages(found, path)
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
@@ -175,6 +172,15 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
+def _refuse_stages(tensors: dict[str, Tensor], path: Path) -> None:
+    """Those of an earlier version, whose linear layer means nothing on another map."""
+    if any(name.startswith("copies.stages.") for name in tensors):
+        raise RunError(
+            f"{path} has a descriptor with stages of its own, which this version does not train; "
+            "go on with --companion-alone or --no-copies, or from a newer encoder"
+        )
+
+
 def _of_companion(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     prefix = "companion."
     return {
@@ -191,7 +197,10 @@ def load_companion(companion: Companion, path: Path) -> None:
         RunError: they do not fit.
     """
     found, own = _read(path), _learnt(companion)
-    found = _of_companion(found) or found
+    if of_companion := _of_companion(found):
+        found = of_companion
+    else:
+        _refuse_stages(found, path)
     for name, value in own.items():
         shape = tuple(found[name].shape) if name in found else "missing"
         if shape != value.shape and name not in ("mean", "deviation"):

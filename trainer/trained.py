@@ -31,8 +31,7 @@ def load_trained(run: Path) -> Trained:
     Raises:
         RunError: the folder is no run, has no checkpoint, or one of another network.
     """
-    recorded, names = checkpoint.read_settings(run), PretrainSettings.__dataclass_fields__
-    settings = PretrainSettings(**{name: recorded[name] for name in names if name in recorded})
+    settings = PretrainSettings.recorded(checkpoint.read_settings(run))
     state = checkpoint.load_checkpoint(run)
     network = create_network(settings).eval()
     try:

@@ -129,7 +129,8 @@ class CopyDescriptor(nn.Module):
     def start_from(self, pooled_ND: Tensor) -> None:
         """Set the layer to the whitened principal directions of pooled images; N > K.
 
-        Where there are fewer channels than K, what is beyond them starts at 0.
+        Where there are fewer channels than K, the rest of z is 0 and stays so: it could say nothing
+        more about them.
 
         On a backbone that knows something this is a good descriptor at once (Jégou and Chum
         2012), where a random layer would have to learn it first. The mean length of z is 1.
