@@ -28,6 +28,7 @@ from trainer.start import (
     load_companion,
     load_start,
     named,
+    whitenings,
 )
 from trainer.trained import load_trained
 
@@ -86,6 +87,24 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
         # The projection does not serve, so an encoder file has none.
         if "num_batches" not in name and not (name.startswith("objective") and kind != "run"):
             assert torch.equal(value, trained[name]), name
+
+
+def test_descriptor_of_another_map_starts_from_scratch_though_shapes_agree(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """Stem and first stage of a ResNet have as many channels."""
+    stem = replace(settings, descriptor_stages=1, out=str(tmp_path / "run"))
+    pretrain(stem)
+    export(ExportSettings(stem.out, str(tmp_path / "encoder.onnx")))
+    for name in ("run", "encoder.onnx"):
+        network = create_network(replace(stem, descriptor_stages=2))
+        untouched = network.copies.linear.weight.clone()
+        assert "copies" in load_start(network, tmp_path / name).fresh
+        assert torch.equal(network.copies.linear.weight, untouched)
+    assert whitenings(tmp_path / "encoder.onnx", network).keys() == {"embedding"}
+    assert whitenings(tmp_path / "encoder.onnx", create_network(stem)).keys() == {
+        "embedding", "descriptor",
+    }  # fmt: skip
 
 
 def test_network_from_an_encoder_file_represents_as_the_trained_one(

@@ -30,6 +30,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: C of the map.
         width: D of h.
+        descriptor_stages: see above.
         mean, deviation: three floats each, of pixels in 0 to 1, that the model expects.
 
     Shape suffixes: N images, C channels, H W size of the map, S image size, D width of h.
@@ -38,7 +39,7 @@ class Backbone(nn.Module):
     def __init__(self, model: nn.Module, descriptor_stages: int = 0) -> None:
         super().__init__()
         self.model = model
-        self._descriptor_stages = descriptor_stages
+        self.descriptor_stages = descriptor_stages
         self._frozen: list[nn.Module] = []
         config = model.default_cfg
         self.mean, self.deviation = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
@@ -50,7 +51,7 @@ class Backbone(nn.Module):
 
     def forward(self, x_N3SS: Tensor) -> tuple[Tensor, Tensor]:
         """Feature map (N, C, H, W) and h (N, D) of normalised pixels."""
-        if not self._descriptor_stages:
+        if not self.descriptor_stages:
             map_NCHW = self.model.forward_features(x_N3SS)  # type: ignore[operator]
             return map_NCHW, self._pooled(map_NCHW)
         first, widening, later = self._divided()
@@ -59,7 +60,7 @@ class Backbone(nn.Module):
 
     def map(self, x_N3SS: Tensor) -> Tensor:
         """The feature map alone, (N, C, H, W)."""
-        if self._descriptor_stages:
+        if self.descriptor_stages:
             first, widening, _ = self._divided()
             return _through([*first, *widening], x_N3SS)
         map_NCHW: Tensor = self.model.forward_features(x_N3SS)  # type: ignore[operator]
@@ -83,16 +84,16 @@ class Backbone(nn.Module):
             names = ["conv_stem bn1", *blocks[:-1], f"{blocks[-1]} conv_head bn2"]
         else:
             raise RunError(
-                f"descriptor_stages is {self._descriptor_stages}, expected 0: "
+                f"descriptor_stages is {self.descriptor_stages}, expected 0: "
                 "only ResNets and EfficientNets can be divided"
             )
-        if self._descriptor_stages >= len(names):
+        if self.descriptor_stages >= len(names):
             raise RunError(
-                f"descriptor_stages is {self._descriptor_stages}, expected fewer than {len(names)}"
+                f"descriptor_stages is {self.descriptor_stages}, expected fewer than {len(names)}"
             )
         first, later = (
             [self.model.get_submodule(each) for stage in stages for each in stage.split()]
-            for stages in (names[: self._descriptor_stages], names[self._descriptor_stages :])
+            for stages in (names[: self.descriptor_stages], names[self.descriptor_stages :])
         )
         block = next(later[0].children())
         widening = ("conv_pw", "bn1") if isinstance(block, InvertedResidual) else ()

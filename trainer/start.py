@@ -138,7 +138,8 @@ class Start:
 def load_start(network: Network, path: Path, *, companion_alone: bool = False) -> Start:
     """Copy what fits from ``path``, or of its companion alone, into the network.
 
-    The backbone has to fit whole. Heads are taken where their names and shapes agree.
+    The backbone has to fit whole. Heads are taken where their names and shapes agree, a descriptor
+    only where it is made of the same feature map.
 
     Raises:
         RunError: the backbone's weights are not all there, or have other shapes.
@@ -149,9 +150,11 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         found = _of_companion(found)
     elif network.copies:
         _refuse_stages(found, path)
+    same_map = companion_alone or _of_same_map(network, path)
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
+        and (same_map or not name.startswith("copies."))
     }  # fmt: skip
     missing = _learnt(network).keys() - taken.keys()
     lacking = sorted(name for name in missing if name.startswith("backbone."))
@@ -179,6 +182,12 @@ def _refuse_stages(tensors: dict[str, Tensor], path: Path) -> None:
             f"{path} has a descriptor with stages of its own, which this version does not train; "
             "go on with --companion-alone or --no-copies, or from a newer encoder"
         )
+
+
+def _of_same_map(network: Network, path: Path) -> bool:
+    """Whether both descriptors are made of the map after as many stages."""
+    stages = inherited(path).get("descriptor_stages", 0)
+    return bool(stages == network.backbone.descriptor_stages)
 
 
 def _of_companion(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -219,7 +228,7 @@ def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
     """
     head = "objective.projector." if network.copies is None else ("copies.", "companion.")
     tensors = _tensors(path, "network.")
-    shares_descriptor = all(
+    shares_descriptor = _of_same_map(network, path) and all(
         name in tensors and tensors[name].shape == value.shape
         for name, value in _learnt(network).items()
         if name.startswith(head)
