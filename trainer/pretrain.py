@@ -28,6 +28,7 @@ from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
 from trainer.optimisers import Schedule, create_optimizer
+from trainer.precision import in_bf16
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_companion, load_start
@@ -109,7 +110,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
 
     schedule = Schedule(settings, len(subject) // settings.batch_size)
     steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
-    bf16 = {"fp32": False, "bf16": True, "auto": device.type == "cuda"}[settings.precision]
+    bf16 = in_bf16(settings.precision, network, device)
     rows = subject.rows(settings, step, total_steps)
     own_rows = subject.rows(settings, step, total_steps)  # not of steps ahead
     profile = Profile(settings.profile, device)

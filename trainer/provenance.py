@@ -7,17 +7,24 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
+
 import index
 from index.errors import RunError
 from trainer import checkpoint
+from trainer.precision import cpu_has_bf16
 
 PACKAGES = ("torch", "timm", "numpy", "Pillow")
 """Those whose version can change the numbers of a run."""
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on, by name."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    """Versions of Python and of what the numbers depend on, by name, and the CPU's instructions."""
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return {
+        "python": platform.python_version(),
+        "processor": f"{instructions} with bf16" if cpu_has_bf16() else instructions,
+    } | {name: version(name) for name in PACKAGES}
 
 
 def code_digest() -> str:

@@ -57,7 +57,8 @@ class Reproduction:
 def reproduce(settings: ReproduceSettings) -> Reproduction:
     """Train again with the settings of a run, from the same images, seed and starting weights.
 
-    Other versions of the code or of a package are told, since they may change the numbers.
+    Other versions of the code or of a package and another processor are told, since they may change
+    the numbers.
 
     Raises:
         RunError: the images or the starting weights are not those of the run.
@@ -96,7 +97,7 @@ def _differences(recorded: dict[str, object]) -> tuple[str, ...]:
     found = [
         f"{name} was {before.get(name)}, now {now}"
         for name, now in provenance.versions().items()
-        if before.get(name) != now
+        if before.get(name, now) != now  # an earlier version may not have recorded it
     ]
     if recorded["code_digest"] != provenance.code_digest():
         found.append("the code of index/ or trainer/ has changed")

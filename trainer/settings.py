@@ -131,7 +131,7 @@ class PretrainSettings:
     profile: bool = setting(
         False, "measure the parts of a step, and print them last", changes_numbers=False
     )
-    precision: str = setting("auto", "fp32, bf16, or auto: bf16 on a GPU, fp32 on a CPU")
+    precision: str = setting("auto", "fp32, bf16, or auto: the faster one here")
     seed: int = setting(0, "of the weights, the order and the views")
     device: str = setting(
         "auto", "cpu, cuda, or auto: cuda where there is one", changes_numbers=False

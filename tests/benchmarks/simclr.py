@@ -47,6 +47,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from trainer.backbones import create_backbone
 from trainer.objectives.simclr import nt_xent
+from trainer.precision import in_bf16
 from trainer.views import ViewSettings
 
 # This file runs in both environments: what only one of them has is imported in functions.
@@ -82,6 +83,7 @@ class Task:
     device: str
     workers: int
     compile: bool
+    precision: str
 
 
 def main() -> None:
@@ -97,6 +99,10 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cores, help="of lightly [one a core]")
     parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", "fp32", "bf16"),
+        help="of both; auto: what the trainer takes [auto]",
+    )  # fmt: skip
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child == "agreement":
@@ -120,6 +126,9 @@ def compare(arguments: argparse.Namespace) -> None:
     # Workers that begin together deliver together: count whole deliveries.
     counted += -counted % max(1, arguments.workers)
 
+    backbone = create_backbone(arguments.backbone, arguments.image_sizes[0])
+    bf16 = in_bf16(arguments.precision, backbone, torch.device(arguments.device))
+
     found = run(arguments.peer_python, "agreement")
     print(
         f"lightly {found['lightly']}, torch {found['torch']}; Kindred, torch {torch.__version__}\n"
@@ -130,7 +139,7 @@ def compare(arguments: argparse.Namespace) -> None:
         raise SystemExit(f"the losses differ by more than {LARGEST_DIFFERENCE}")
     print(
         f"{arguments.backbone}, batches of {arguments.batch_size} images, {arguments.device}, "
-        f"{'bf16' if on_gpu else 'fp32'}{', compiled' if arguments.compile else ''}, "
+        f"{'bf16' if bf16 else 'fp32'}{', compiled' if arguments.compile else ''}, "
         f"{torch.get_num_threads()} threads, {arguments.workers} workers for lightly, "
         f"{arguments.rounds} rounds of {counted} batches, "
         f"load average {os.getloadavg()[0]:.1f} before\n"
@@ -155,6 +164,7 @@ def compare(arguments: argparse.Namespace) -> None:
                         device=arguments.device,
                         workers=arguments.workers,
                         compile=arguments.compile,
+                        precision=arguments.precision,
                     )
                     taken = run(pythons[library], json.dumps(asdict(task)))
                     seconds[library].append(taken["seconds"])
@@ -237,13 +247,14 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     if task.compile:
         network.compile()
 
+    bf16 = in_bf16(task.precision, network, device)
     random = np.random.default_rng(0)
     rows = (np.sort(random.integers(len(pixels_NSSC), size=task.batch_size)) for _ in count())
     with Batches(pixels_NSSC, device) as batches:
         for step, batch_N3SS in enumerate(batches.of(rows)):
             views = training_views(batch_N3SS, settings, step)
             if task.what == "steps":
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     loss = network(views)["loss"]
                 optimizer.zero_grad()
                 loss.backward()
@@ -313,11 +324,12 @@ def of_lightly(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     )
     if task.compile:
         model.compile()
+    bf16 = in_bf16(task.precision, model, device)
     for first, second in loader:
         x0 = first.to(device, memory_format=torch.channels_last, non_blocking=True)
         x1 = second.to(device, memory_format=torch.channels_last, non_blocking=True)
         if task.what == "steps":
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss = criterion(model(x0), model(x1))
             optimizer.zero_grad()
             loss.backward()
