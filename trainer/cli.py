@@ -14,6 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from index.errors import KindredError, RunError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
+from trainer.memory import keep_freed_memory
 from trainer.objectives import METHODS
 from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = vars(_parser().parse_args(arguments))
     command, as_json = options.pop("command"), options.pop("json")
+    keep_freed_memory()
     skipped: tuple[object, ...]
     try:
         if command in ("pretrain", *_METHOD_OF):

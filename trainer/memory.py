@@ -1,4 +1,4 @@
-"""How a training on a CPU keeps its memory."""
+"""How the process keeps its memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Have this process reuse the memory that it frees, for as long as it lives.
 
     The C library would give every large buffer back to the system, which clears the pages of the
-    next one: hundreds of thousands of page faults a step, a quarter of its time (EXPERIMENTS.md).
+    next one: on a CPU hundreds of thousands of page faults a step (EXPERIMENTS.md).
 
     Returns:
         Whether the C library can be told; the one of GNU can.

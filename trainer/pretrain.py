@@ -24,7 +24,6 @@ from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
 from trainer.loader import Batches
-from trainer.memory import keep_freed_memory
 from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
@@ -58,8 +57,6 @@ def pretrain(settings: PretrainSettings) -> Images:
         The last checkpoint is intact in each case.
     """
     device = torch.device(resolve_device(settings.device))
-    if device.type == "cpu":
-        keep_freed_memory()
     with distributed.process_group(device):
         try:
             return _pretrain(settings, device)
