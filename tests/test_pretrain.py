@@ -239,6 +239,23 @@ def test_copies_train_a_descriptor_of_their_own_and_resume_with_the_same_bits(
     assert descriptor.shape == (2, 24)
 
 
+def test_a_slow_copy_of_a_divided_backbone_follows_it(settings: PretrainSettings) -> None:
+    """A method with such a copy, beside a descriptor of an earlier stage."""
+    divided = replace(
+        settings, method="byol", option={"hidden_width": 32, "projection_width": 16}, width=1.0,
+        backbone="tf_efficientnet_lite0", image_size=32, epochs=1, copies=True,
+        descriptor_stages=6, descriptor_width=24, learning_rate=0.1,
+    )  # fmt: skip
+    pretrain.pretrain(divided)
+    assert len(log(divided.out)) >= 3
+    found, name = weights(divided.out), "backbone.model.blocks.5.0.conv_pw.weight"
+    torch.manual_seed(divided.seed)
+    untrained = create_network(divided).state_dict()[name]
+    slow = found[f"objective.target.{name}"]
+    apart, moved = (found[name] - slow).norm(), (slow - untrained).norm()
+    assert 0 < moved < apart
+
+
 def test_views_of_copies_are_named_by_the_images_that_they_show(settings: PretrainSettings) -> None:
     batch = torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8)
     views = pretrain.training_views(batch, replace(settings, copies=True), step=3)
