@@ -16,7 +16,7 @@ from trainer.network import Network
 from trainer.objectives.classify import Classifier
 
 CPU_BATCH = 16
-"""Images at once where the maps of more would leave a CPU's caches: 2.5 times as fast as 256."""
+"""Images at once on a CPU, where more are no faster and only take memory; see EXPERIMENTS.md."""
 
 
 def validate(
