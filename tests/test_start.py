@@ -98,6 +98,7 @@ def test_descriptor_of_another_map_starts_from_scratch_though_shapes_agree(
     export(ExportSettings(stem.out, str(tmp_path / "encoder.onnx")))
     for name in ("run", "encoder.onnx"):
         network = create_network(replace(stem, descriptor_stages=2))
+        assert network.copies is not None
         untouched = network.copies.linear.weight.clone()
         assert "copies" in load_start(network, tmp_path / name).fresh
         assert torch.equal(network.copies.linear.weight, untouched)
