@@ -306,8 +306,9 @@ def test_profile_prints_each_part_of_a_step(
 def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is no g++")
-    compiled = replace(settings, out=str(tmp_path / "compiled"), compile=True, epochs=1)
-    pretrain.pretrain(replace(settings, epochs=1))
+    plain = replace(settings, epochs=1, precision="fp32")  # bf16 is rounded where graphs are cut
+    compiled = replace(plain, out=str(tmp_path / "compiled"), compile=True)
+    pretrain.pretrain(plain)
     pretrain.pretrain(compiled)
     losses = [[line["loss"] for line in log(run)] for run in (settings.out, compiled.out)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
