@@ -314,6 +314,19 @@ def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: 
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
+def test_a_run_learns_in_the_precision_that_auto_stands_for(
+    settings: PretrainSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    learnt = {}
+    for precision in ("auto", "bf16", "fp32"):
+        out = str(tmp_path / precision)
+        pretrain.pretrain(replace(settings, out=out, precision=precision, epochs=1))
+        learnt[precision] = weights(out)["backbone.model.conv1.weight"]
+    assert torch.equal(learnt["auto"], learnt["bf16"])
+    assert not torch.equal(learnt["auto"], learnt["fp32"])
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -44,19 +44,25 @@ def inherited(path: Path) -> dict[str, Any]:
     Raises:
         RunError: the path is nothing to start from.
     """
-    if path.is_dir():
-        recorded = checkpoint.read_settings(path)
-        return GOING_ON | {name: recorded[name] for name in INHERITED if name in recorded}
-    if not path.is_file():
+    if not (path.is_dir() or path.is_file()):
         raise RunError(f"from is {path}, which is neither a folder of a run nor a file")
-    if path.suffix == ".onnx":
-        metadata = read_metadata(path)
-        brought = {"image_size": metadata.image_size, **_named(metadata.backbone)}
+    brought = _recorded(path)
+    if path.suffix == ".onnx" and path.is_file():
         linear = _read_encoder(path).get("copies.linear.weight")
         if linear is not None:
             brought |= {"copies": True, "descriptor_width": len(linear)}
-        return GOING_ON | brought
-    return dict(GOING_ON)
+    return GOING_ON | brought
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a run or an encoder file says of its networks; a file of weights says nothing."""
+    if path.is_dir():
+        recorded = checkpoint.read_settings(path)
+        return {name: recorded[name] for name in INHERITED if name in recorded}
+    if path.suffix == ".onnx":
+        metadata = read_metadata(path)
+        return {"image_size": metadata.image_size, **_named(metadata.backbone)}
+    return {}
 
 
 def inherited_alone(path: Path) -> dict[str, Any]:
@@ -150,11 +156,11 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         found = _of_companion(found)
     elif network.copies:
         _refuse_stages(found, path)
-    same_map = companion_alone or _of_same_map(network, path)
+        if not _of_same_map(network, path):
+            found = {name: found[name] for name in found if not name.startswith("copies.")}
     taken = {
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
-        and (same_map or not name.startswith("copies."))
     }  # fmt: skip
     missing = _learnt(network).keys() - taken.keys()
     lacking = sorted(name for name in missing if name.startswith("backbone."))
@@ -186,8 +192,8 @@ def _refuse_stages(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _of_same_map(network: Network, path: Path) -> bool:
     """Whether both descriptors are made of the map after as many stages."""
-    stages = inherited(path).get("descriptor_stages", 0)
-    return bool(stages == network.backbone.descriptor_stages)
+    stages: int = _recorded(path).get("descriptor_stages", 0)
+    return stages == network.backbone.descriptor_stages
 
 
 def _of_companion(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -228,7 +234,7 @@ def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
     """
     head = "objective.projector." if network.copies is None else ("copies.", "companion.")
     tensors = _tensors(path, "network.")
-    shares_descriptor = _of_same_map(network, path) and all(
+    shares_descriptor = (network.copies is None or _of_same_map(network, path)) and all(
         name in tensors and tensors[name].shape == value.shape
         for name, value in _learnt(network).items()
         if name.startswith(head)

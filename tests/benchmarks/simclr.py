@@ -83,7 +83,7 @@ class Task:
     device: str
     workers: int
     compile: bool
-    precision: str
+    bf16: bool
 
 
 def main() -> None:
@@ -164,7 +164,7 @@ def compare(arguments: argparse.Namespace) -> None:
                         device=arguments.device,
                         workers=arguments.workers,
                         compile=arguments.compile,
-                        precision=arguments.precision,
+                        bf16=bf16,
                     )
                     taken = run(pythons[library], json.dumps(asdict(task)))
                     seconds[library].append(taken["seconds"])
@@ -250,14 +250,13 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     if task.compile:
         network.compile()
 
-    bf16 = in_bf16(task.precision, network, device)
     random = np.random.default_rng(0)
     rows = (np.sort(random.integers(len(pixels_NSSC), size=task.batch_size)) for _ in count())
     with Batches(pixels_NSSC, device) as batches:
         for step, batch_N3SS in enumerate(batches.of(rows)):
             views = training_views(batch_N3SS, settings, step)
             if task.what == "steps":
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                with torch.autocast(device.type, torch.bfloat16, enabled=task.bf16):
                     loss = network(views)["loss"]
                 optimizer.zero_grad()
                 loss.backward()
@@ -327,12 +326,11 @@ def of_lightly(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     )
     if task.compile:
         model.compile()
-    bf16 = in_bf16(task.precision, model, device)
     for first, second in loader:
         x0 = first.to(device, memory_format=torch.channels_last, non_blocking=True)
         x1 = second.to(device, memory_format=torch.channels_last, non_blocking=True)
         if task.what == "steps":
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=task.bf16):
                 loss = criterion(model(x0), model(x1))
             optimizer.zero_grad()
             loss.backward()
