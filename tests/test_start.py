@@ -360,9 +360,12 @@ def test_a_companion_is_gone_on_with_alone_and_stands_beside_the_backbone_again(
 
 
 def test_a_companion_is_taken_from_where_it_stands_beside_another(
-    settings: PretrainSettings, beside: PretrainSettings, tmp_path: Path
+    settings: PretrainSettings,
+    beside: PretrainSettings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """From an encoder file and from a run that have one."""
+    """From an encoder file and from a run that have one, and it is said so."""
     few = ["--data", settings.data, "--epochs", "1", "--batch-size", "16", "--device", "cpu",
            "--learning-rate", "1e-9", "--frozen-stages", "5", "--from", settings.out]  # fmt: skip
     out = str(tmp_path / "first")
@@ -373,6 +376,7 @@ def test_a_companion_is_taken_from_where_it_stands_beside_another(
     for number, path in enumerate((out, f"{out}.onnx")):
         again = str(tmp_path / f"again {number}")
         assert cli.main(["pretrain", *few, "--out", again, "--companion-from", path]) == 0
+        assert f"from {settings.out}; companion from {path}" in capsys.readouterr().out
         companion = load_trained(Path(again)).network.companion
         assert companion is not None
         for name, value in first.named_parameters():

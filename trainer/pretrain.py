@@ -205,7 +205,7 @@ def _go_on(network: Network, settings: PretrainSettings, images: Images, main: b
     path = Path(str(settings.from_))
     start = load_start(network, path, companion_alone=settings.companion_alone)
     if main:
-        print(start.sentence())
+        print(start.sentence(settings.companion_from))
     if "objective" in start.fresh:
         network.objective.start_from(network.backbone)
     if network.copies is None or "copies" not in start.fresh:

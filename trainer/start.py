@@ -135,10 +135,15 @@ class Start:
     taken: tuple[str, ...]
     fresh: tuple[str, ...]
 
-    def sentence(self) -> str:
-        """The same in words."""
-        sentence = f"weights of {', '.join(('the backbone', *self.taken))} from {self.path}"
-        return sentence + (f"; {', '.join(self.fresh)} from scratch" if self.fresh else "")
+    def sentence(self, companion_from: str | None = None) -> str:
+        """The same in words, where the companion is perhaps another's."""
+        taken, fresh = (
+            [name for name in names if name != "companion" or not companion_from]
+            for names in (self.taken, self.fresh)
+        )
+        sentence = f"weights of {', '.join(('the backbone', *taken))} from {self.path}"
+        sentence += f"; companion from {companion_from}" if companion_from else ""
+        return sentence + (f"; {', '.join(fresh)} from scratch" if fresh else "")
 
 
 def load_start(network: Network, path: Path, *, companion_alone: bool = False) -> Start:
