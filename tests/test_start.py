@@ -243,18 +243,39 @@ def test_run_of_an_earlier_version_is_refused(settings: PretrainSettings) -> Non
 @pytest.mark.parametrize("width", [1.0, 0.5])
 @pytest.mark.parametrize("stages", [0, 3])
 @pytest.mark.parametrize("companion", ["", "resnet18 x0.25 at 32"])
+@pytest.mark.parametrize("size", [24, 16])
 def test_encoder_file_names_its_networks(
-    width: float, stages: int, companion: str, settings: PretrainSettings, tmp_path: Path
+    width: float,
+    stages: int,
+    companion: str,
+    size: int,
+    settings: PretrainSettings,
+    tmp_path: Path,
 ) -> None:
     """As ``named`` writes them, and as it was written before there were stages."""
-    described = replace(settings, width=width, descriptor_stages=stages, companion=companion)
+    described = replace(
+        settings, width=width, image_size=size, descriptor_stages=stages, companion=companion
+    )
     model = onnx.load(Path(settings.out).parent / "encoder.onnx")
     (entry,) = (each for each in model.metadata_props if "resnet18" in each.value)
-    entry.value = json.dumps(named(described))
+    entry.value = json.dumps(named(described, served_size=24))
     onnx.save(model, tmp_path / "other.onnx")
     brought = inherited(tmp_path / "other.onnx")
-    names = ("backbone", "width", "descriptor_stages", "companion")
+    names = ("backbone", "width", "image_size", "descriptor_stages", "companion")
     assert [brought[name] for name in names] == [getattr(described, name) for name in names]
+
+
+def test_encoder_served_larger_goes_on_at_the_size_of_its_training(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """At the size that it is served at, a ResNet could have another stem with equal shapes."""
+    path = tmp_path / "larger.onnx"
+    export(ExportSettings(settings.out, str(path), image_size=48))
+    assert inherited(path)["image_size"] == 24
+    load_start(create_network(settings), path)
+    larger = replace(settings, image_size=48)
+    with pytest.raises(RunError, match="trained at 24 px, where a stem has stride 1, expected 2 "):
+        load_start(create_network(larger), path)
 
 
 def test_encoder_that_names_no_backbone_is_refused(
@@ -406,6 +427,9 @@ def test_what_is_no_companion_is_refused(
     )  # fmt: skip
     with pytest.raises(RunError, match=r"copies.linear.weight is \(24, 64\), expected \(32, 64\)"):
         pretrain(wider)
+    larger = replace(wider, descriptor_width=24, companion="resnet18 x0.125 at 48")
+    with pytest.raises(RunError, match="trained at 32 px, where a stem has stride 1, expected 2 "):
+        pretrain(larger)
 
 
 def test_light_network_goes_on_from_its_encoder_file_with_a_descriptor_of_its_first_stages(

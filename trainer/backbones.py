@@ -67,6 +67,14 @@ class Backbone(nn.Module):
         return map_NCHW
 
     @property
+    def stem_stride(self) -> int | None:
+        """How many pixels of a side a position of the first map stands for, of a plain ResNet."""
+        stem = getattr(self.model, "conv1", None)
+        if not (isinstance(self.model, ResNet) and isinstance(stem, nn.Conv2d)):
+            return None
+        return int(stem.stride[0]) * (1 if isinstance(self.model.maxpool, nn.Identity) else 2)
+
+    @property
     def frozen(self) -> bool:
         """Whether nothing of it is trained."""
         return not any(parameter.requires_grad for parameter in self.parameters())
@@ -137,6 +145,11 @@ def _channels(modules: list[nn.Module]) -> int:
     return [each.out_channels for each in parts if isinstance(each, nn.Conv2d)][-1]
 
 
+def stem_stride(image_size: int) -> int:
+    """That of a ResNet for images of this side."""
+    return 1 if image_size <= CIFAR_SIZE else 2 if image_size <= SMALL_SIZE else 4
+
+
 _RESNETS = (ResNet.__module__, SelectiveKernelBottleneck.__module__)
 """Where timm has models of its class ResNet: with plain kernels, and with selective ones."""
 
@@ -174,10 +187,10 @@ def create_backbone(
     channels = tuple(round(base * width / 8) * 8 for base in (64, 128, 256, 512))
     model = timm.create_model(name, num_classes=0, channels=channels)
     if image_size <= SMALL_SIZE and isinstance(model.conv1, nn.Conv2d):
-        stride = 1 if image_size <= CIFAR_SIZE else 2
         model.conv1 = nn.Conv2d(
-            3, model.conv1.out_channels, kernel_size=3, stride=stride, padding=1, bias=False
-        )
+            3, model.conv1.out_channels, kernel_size=3, stride=stem_stride(image_size), padding=1,
+            bias=False,
+        )  # fmt: skip
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
         model.maxpool = nn.Identity()
     return Backbone(model, descriptor_stages)

@@ -224,7 +224,7 @@ def export(settings: ExportSettings) -> Export:
         "embedding_dim": served.embedding_dim,
         "descriptor_dim": served.descriptor_dim,
         "method": trained.method + (" + sscd" if trained.copies else ""),
-        "backbone": start.named(trained),
+        "backbone": start.named(trained, size),
         "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
         "run_id": f"{run_id}-{loaded.step}",
     }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from index.artifact import read_metadata
 from index.errors import RunError
 from trainer import checkpoint
+from trainer.backbones import Backbone, stem_stride
 from trainer.companion import Companion, CompanionSpec
 from trainer.network import Network
 from trainer.settings import PretrainSettings
@@ -85,24 +86,29 @@ def inherited_alone(path: Path) -> dict[str, Any]:
     }
 
 
-def named(settings: PretrainSettings) -> str:
-    """The networks of a run, as its encoder file names them."""
+def named(settings: PretrainSettings, served_size: int) -> str:
+    """The networks of a run, as its encoder file names them, with the size it was trained at.
+
+    That is left out where it is the size that the file is served at.
+    """
     width = f" x{settings.width:g}" if settings.width != 1 else ""
+    size = f" at {settings.image_size}" if settings.image_size != served_size else ""
     stages = settings.descriptor_stages
     pooled = f", descriptor of {stages} stages" if stages else ""
     companion = f" + {settings.companion}" if settings.companion else ""
-    return settings.backbone + width + pooled + companion
+    return settings.backbone + width + size + pooled + companion
 
 
 def _named(text: str) -> dict[str, Any]:
     """The settings that ``named`` tells."""
     found = re.fullmatch(
-        r"(\S+?)(?: x(\d*\.?\d+))?(?:, descriptor of (\d+) stages)?(?: \+ (.+))?", text
+        r"(\S+?)(?: x(\d*\.?\d+))?(?: at (\d+))?(?:, descriptor of (\d+) stages)?(?: \+ (.+))?",
+        text,
     )
     if not found:
         raise RunError(f"the encoder's backbone is {text!r}, expected 'NAME [xWIDTH] ...'")
-    name, width, stages, companion = found.groups()
-    return {
+    name, width, size, stages, companion = found.groups()
+    return ({"image_size": int(size)} if size else {}) | {
         "backbone": name,
         "width": float(width or 1),
         "descriptor_stages": int(stages or 0),
@@ -157,6 +163,7 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     """
     own = network.state_dict()
     found = _read(path)
+    _refuse_other_stem(network.backbone, path, of_companion=companion_alone)
     if companion_alone:
         found = _of_companion(found)
     elif network.copies:
@@ -184,6 +191,19 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     heads = {name.split(".")[0] for name in taken} - given
     fresh = {name.split(".")[0] for name in missing} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
+
+
+def _refuse_other_stem(backbone: Backbone, path: Path, *, of_companion: bool) -> None:
+    """A ResNet's weights fit the stem of another size by shape, and mean nothing there."""
+    recorded = _recorded(path)
+    size = recorded.get("image_size")
+    if of_companion and recorded.get("companion"):
+        size = CompanionSpec.parse(recorded["companion"]).size
+    if backbone.stem_stride and size and backbone.stem_stride != stem_stride(size):
+        raise RunError(
+            f"{path} was trained at {size} px, where a stem has stride {stem_stride(size)}, "
+            f"expected {backbone.stem_stride} as at the size chosen; see --image-size, --companion"
+        )
 
 
 def _refuse_stages(tensors: dict[str, Tensor], path: Path) -> None:
@@ -217,7 +237,9 @@ def load_companion(companion: Companion, path: Path) -> None:
         RunError: they do not fit.
     """
     found, own = _read(path), _learnt(companion)
-    if of_companion := _of_companion(found):
+    of_companion = _of_companion(found)
+    _refuse_other_stem(companion.backbone, path, of_companion=bool(of_companion))
+    if of_companion:
         found = of_companion
     else:
         _refuse_stages(found, path)
