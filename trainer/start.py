@@ -194,7 +194,7 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
 
 
 def _refuse_other_stem(backbone: Backbone, path: Path, *, of_companion: bool) -> None:
-    """A ResNet's weights fit the stem of another size by shape, and mean nothing there."""
+    """A ResNet's weights fit the stem of another size by shape, and mean something else there."""
     recorded = _recorded(path)
     size = recorded.get("image_size")
     if of_companion and recorded.get("companion"):
