@@ -69,10 +69,10 @@ class Backbone(nn.Module):
     @property
     def stem_stride(self) -> int | None:
         """How many pixels of a side a position of the first map stands for, of a plain ResNet."""
-        stem = getattr(self.model, "conv1", None)
-        if not (isinstance(self.model, ResNet) and isinstance(stem, nn.Conv2d)):
+        if not isinstance(self.model, ResNet) or not isinstance(self.model.conv1, nn.Conv2d):
             return None
-        return int(stem.stride[0]) * (1 if isinstance(self.model.maxpool, nn.Identity) else 2)
+        pooling = 1 if isinstance(self.model.maxpool, nn.Identity) else 2
+        return self.model.conv1.stride[0] * pooling
 
     @property
     def frozen(self) -> bool:

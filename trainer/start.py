@@ -162,13 +162,13 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         RunError: the backbone's weights are not all there, or have other shapes.
     """
     own = network.state_dict()
-    found = _read(path)
-    _refuse_other_stem(network.backbone, path, of_companion=companion_alone)
+    found, recorded = _read(path), _recorded(path)
+    _refuse_other_stem(network.backbone, path, recorded, of_companion=companion_alone)
     if companion_alone:
         found = _of_companion(found)
     elif network.copies:
         _refuse_stages(found, path)
-        if not _of_same_map(network, path):
+        if not _of_same_map(network, recorded):
             found = {name: found[name] for name in found if not name.startswith("copies.")}
     taken = {
         name: value for name, value in found.items()
@@ -193,9 +193,10 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
 
-def _refuse_other_stem(backbone: Backbone, path: Path, *, of_companion: bool) -> None:
+def _refuse_other_stem(
+    backbone: Backbone, path: Path, recorded: dict[str, Any], *, of_companion: bool
+) -> None:
     """A ResNet's weights fit the stem of another size by shape, and mean something else there."""
-    recorded = _recorded(path)
     size = recorded.get("image_size")
     if of_companion and recorded.get("companion"):
         size = CompanionSpec.parse(recorded["companion"]).size
@@ -215,9 +216,9 @@ def _refuse_stages(tensors: dict[str, Tensor], path: Path) -> None:
         )
 
 
-def _of_same_map(network: Network, path: Path) -> bool:
+def _of_same_map(network: Network, recorded: dict[str, Any]) -> bool:
     """Whether both descriptors are made of the map after as many stages."""
-    stages: int = _recorded(path).get("descriptor_stages", 0)
+    stages: int = recorded.get("descriptor_stages", 0)
     return stages == network.backbone.descriptor_stages
 
 
@@ -238,7 +239,7 @@ def load_companion(companion: Companion, path: Path) -> None:
     """
     found, own = _read(path), _learnt(companion)
     of_companion = _of_companion(found)
-    _refuse_other_stem(companion.backbone, path, of_companion=bool(of_companion))
+    _refuse_other_stem(companion.backbone, path, _recorded(path), of_companion=bool(of_companion))
     if of_companion:
         found = of_companion
     else:
@@ -261,7 +262,7 @@ def whitenings(path: Path, network: Network) -> dict[str, Whitening]:
     """
     head = "objective.projector." if network.copies is None else ("copies.", "companion.")
     tensors = _tensors(path, "network.")
-    shares_descriptor = (network.copies is None or _of_same_map(network, path)) and all(
+    shares_descriptor = (network.copies is None or _of_same_map(network, _recorded(path))) and all(
         name in tensors and tensors[name].shape == value.shape
         for name, value in _learnt(network).items()
         if name.startswith(head)
