@@ -6,10 +6,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from index.alignment import is_copy
 from index.artifact import Calibration
 from index.errors import KindredError
 from index.fingerprint import hamming
-from index.geometry import is_copy
 from index.matching import (
     PERCEPTUAL_DISTANCE,
     Match,
@@ -117,7 +117,7 @@ def _seen(keep: Item, item: Item, verifier: Verifier) -> dict[str, Any]:
         alignment = verifier.align(verifier.features(keep), item)
     except KindredError as error:
         return {"verified": False, "reason": str(error)}
-    if not is_copy(alignment):
+    if not is_copy(alignment, likely=True):
         return {"verified": False, "reason": _NO_COPY}
     return {"verified": True, **evidence(alignment)}
 

@@ -9,9 +9,7 @@ Three looks, each at what the one before let through:
    pictures always give the same answer.
 2. The pixels that lie on each other are compared, block by block, in a band of frequencies that
    recolouring, blur and compression leave alone. Blocks without texture say nothing.
-3. ``is_copy`` weighs what was found. Two photographs of one shelf have hundreds of inliers. But an
-   edit shows the whole of one of the two pictures, while a camera that moved cuts off both, and
-   what stands at different distances does not lie on each other afterwards.
+3. The verdict weighs what was found (``index.alignment``).
 
 Points are complex numbers, x + iy, in pixels of the reduced grey picture, from its upper left
 corner; so a pixel's centre is at a half. N points, of which M pairs match.
@@ -21,15 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.alignment import LEAST_CONTAINMENT, Alignment, NoAlignment, is_copy
 from index.homography import (
     Matrix,
     Points,
     apply,
+    corners,
     fit_affine,
     fit_homography,
     fit_similarity,
@@ -39,7 +40,8 @@ from index.homography import (
     rotation,
     tilt,
 )
-from index.overlay import agreement, shares_of_overlap
+from index.overlay import agreement, shares_of_overlap, stands_out
+from index.registration import Registration, registration
 
 LONGEST: Final = 384
 """Features are looked for at this many pixels on the longer side, at most."""
@@ -68,46 +70,10 @@ _SIMPLER_FACTOR: Final = 1.2
 _SIMPLER_FACTOR_SHARED: Final = 6.0  # by all inliers
 _SIMPLER_MARGIN: Final = 0.1e-3
 
-# The verdict, measured by tests/benchmarks/geometry.py
-
-LEAST_INLIERS: Final = 6
-"""Fewer are no evidence, whatever the pixels."""
-
-LEAST_CONTAINMENT: Final = 0.98
-"""An edit shows the whole of one of the two pictures; less the error of the transform."""
-
-LEAST_OF_BOTH: Final = 0.97
-"""Where more than this of both lies on each other, neither is a part of the other."""
-
-LEAST_TILT: Final = 1.2
-"""Between two photographs of the same things a camera tilts less, where they fit at all."""
-
-LARGEST_RESIDUAL_OF_PARTS: Final = 0.2
-"""Pixels of the coarser of the two pictures, where neither was tilted."""
-
-LEAST_AGREEMENT_OF_PARTS: Final = 0.9
-"""Likewise."""
-
-LARGEST_RESIDUAL_IF_TILTED: Final = 0.35
-"""Pixels of the coarser of the two pictures."""
-
-LEAST_AGREEMENT_OF_TILTED_PARTS: Final = 0.97
-"""Of a part that is tilted."""
-
-EXACT_RESIDUAL: Final = 0.12
-"""Features further off than this, and the same thing may have been photographed twice."""
-
-DOUBTFUL_RESIDUAL: Final = 0.4
-"""Features further off than this are no evidence for or against it."""
-
-LEAST_AGREEMENT_IF_UPRIGHT: Final = (0.45, 0.83)
-"""Up to ``EXACT_RESIDUAL``, where half of it may be covered, and from ``DOUBTFUL_RESIDUAL`` on."""
-
-LEAST_AGREEMENT_IF_TURNED: Final = (0.65, 0.93)
-"""Likewise, where it is turned but not by quarters, or tilted: so is it if a camera moved."""
-
-LEAST_AGREEMENT_OF_TWO_PARTS: Final = 0.95
-"""Where neither picture lies within the other, both may be parts of a third, if upright."""
+# What is looked at more closely
+_LEAST_SIDES: Final = 3  # that stand out: a screen may be cut off
+_NEARLY: Final = 0.03  # a share of the diagonal: so far from frame on frame a fit may be
+_WORTH_A_CLOSER_LOOK: Final = 0.3  # agreement
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,54 +106,6 @@ class Features:
             -self.frames.conj(),
             self.descriptors[:, _MIRRORED],
         )
-
-
-@dataclass(frozen=True)
-class Alignment:
-    """How the query lies on the candidate, and how well.
-
-    Attributes:
-        transform: 3 x 3, row by row: a homography from the query to the candidate, both in shares
-            of width and height from the upper left corner.
-        inliers: how many features agree on it, each place counted once.
-        residual: how far these are off, the median, in pixels of the candidate, reduced.
-        enlarged: how many of these a pixel of the query, reduced, is wide; at least 1.
-        overlap: share of the candidate's area that the query covers.
-        query_overlap: share of the query's area that lies on the candidate.
-        agreement: 0 to 1, the share of the overlap's texture that is the same in both.
-        upright: the transform needs no more than a crop, resizing, a flip and quarter turns.
-        rigid: it needs no more than that, or a rotation by any angle and one scale.
-        tilt: the larger of its stretch in the middle and its foreshortening; 1 where there is none.
-        flipped: the query was mirrored, left for right, before anything else.
-        rotation: degrees by which it was then turned clockwise, over -180 to 180.
-        scale: pixels of the candidate for each pixel of the query, of the pictures as given.
-    """
-
-    transform: tuple[float, ...]
-    inliers: int
-    residual: float
-    enlarged: float
-    overlap: float
-    query_overlap: float
-    agreement: float
-    upright: bool
-    rigid: bool
-    tilt: float
-    flipped: bool
-    rotation: float
-    scale: float
-
-    @property
-    def containment(self) -> float:
-        """1 where one of the two pictures lies within the other, as after any edit of it."""
-        return max(self.overlap, self.query_overlap)
-
-
-@dataclass(frozen=True)
-class NoAlignment:
-    """The pictures do not lie on each other in any way that an edit would make; says why."""
-
-    reason: str
 
 
 def features(pixels: NDArray[np.uint8]) -> Features:
@@ -229,66 +147,55 @@ def features(pixels: NDArray[np.uint8]) -> Features:
 
 
 def align(query: Features, candidate: Features) -> Alignment | NoAlignment:
-    """Lay the query, or its mirror image, on the candidate, and compare what lies on each other."""
+    """Lay the query, or its mirror image, on the candidate, and compare what lies on each other.
+
+    As the features say, and frame on frame, where they say nearly that or nothing: the reading by
+    which it is a copy, if one is, else that by which more agrees.
+    """
     best: _Fit | None = None
     for flipped in (False, True):
         seen = query.mirrored() if flipped else query
         for fit in _fits(seen, candidate, flipped):
             if best is None or fit.inliers > best.inliers:
                 best = fit
-    if best is None:
-        return NoAlignment("no plausible transform is followed by enough local features")
-    return _compare(query.mirrored() if best.flipped else query, candidate, best)
-
-
-def is_blind(outcome: Alignment | NoAlignment) -> bool:
-    """Whether too little was found to say anything, for or against."""
-    return isinstance(outcome, NoAlignment) or outcome.inliers < LEAST_INLIERS
-
-
-def is_copy(outcome: Alignment | NoAlignment) -> TypeGuard[Alignment]:
-    """Whether one of the two pictures is an edited copy of (a part of) the other.
-
-    One picture must lie within the other, and nearly all texture be the same. The closer the
-    features are to where resampling alone would put them, the more of the picture may be covered
-    by something else. A slight tilt is what a camera makes that has moved, and refused. Where one
-    picture is a part of the other, look-alikes are many: a photograph of the same shelf from nearer
-    by lies within the first. Two parts of a third picture are recognised if neither was tilted.
-    """
-    if isinstance(outcome, NoAlignment) or is_blind(outcome):
-        return False
-    if not outcome.rigid and outcome.tilt < LEAST_TILT:
-        return False
-    if min(outcome.overlap, outcome.query_overlap) < LEAST_OF_BOTH and not _is_part(outcome):
-        return False
-    if outcome.containment < LEAST_CONTAINMENT:
-        return outcome.upright and outcome.agreement >= LEAST_AGREEMENT_OF_TWO_PARTS
-    least = np.interp(
-        outcome.residual,
-        (EXACT_RESIDUAL, DOUBTFUL_RESIDUAL),
-        LEAST_AGREEMENT_IF_UPRIGHT if outcome.upright else LEAST_AGREEMENT_IF_TURNED,
+    seen = query.mirrored() if best is not None and best.flipped else query
+    fits = [fit for fit in (best, _frame_on_frame(seen, candidate, best)) if fit is not None]
+    readings = [_compare(seen, candidate, fit) for fit in fits]
+    surest = max(
+        readings, key=lambda each: (is_copy(each), is_copy(each, likely=True), each.agreement)
     )
-    return outcome.agreement >= float(least)
-
-
-def _is_part(found: Alignment) -> bool:
-    if found.rigid:
-        largest, least = LARGEST_RESIDUAL_OF_PARTS, LEAST_AGREEMENT_OF_PARTS
-    else:
-        largest, least = LARGEST_RESIDUAL_IF_TILTED, LEAST_AGREEMENT_OF_TILTED_PARTS
-    return found.residual <= largest * found.enlarged and found.agreement >= least
+    if best is None and not is_copy(surest, likely=True):
+        return NoAlignment("no plausible transform is followed by enough local features")
+    return surest
 
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """A transform, 3 x 3 from the (mirrored) query's grey picture to the candidate's."""
+    """A transform, 3 x 3 from the (mirrored) query's grey picture to the candidate's.
+
+    ``p`` and ``q`` are the pairs that follow it, (M,).
+    """
 
     matrix: Matrix
-    inliers: int
-    residual: float  # a share of the candidate's diagonal
+    p: Points
+    q: Points
     upright: bool
     rigid: bool
     flipped: bool
+    framed: bool = False
+
+    @cached_property
+    def inliers(self) -> int:
+        return _places(self.p, self.q)
+
+    @property
+    def residual(self) -> float:
+        """Pixels, the median."""
+        return float(np.median(self.off())) if len(self.p) else 0.0
+
+    def off(self) -> NDArray[np.float64]:
+        """Pixels, each pair's."""
+        return np.abs(apply(self.matrix, self.p) - self.q)
 
 
 def _matches(query: Features, candidate: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -302,10 +209,13 @@ def _matches(query: Features, candidate: Features) -> tuple[NDArray[np.int64], N
     nearest = similarity.argmax(axis=1)
     rows = np.arange(len(nearest))
     first = similarity[rows, nearest]
-    # The next nearest elsewhere: of the four nearest, those on the same point do not count.
-    four = np.argpartition(-similarity, 3, axis=1)[:, :4]
-    apart = np.abs(candidate.points[four] - candidate.points[nearest][:, None]) > _ELSEWHERE
-    second = np.where(apart, similarity[rows[:, None], four], -1).max(axis=1)
+    # The next nearest elsewhere, of the four nearest: those on the same point do not count.
+    second, latest = np.full(len(rows), -1, np.float32), nearest
+    for _ in range(3):
+        similarity[rows, latest] = -1
+        latest = similarity.argmax(axis=1)
+        apart = np.abs(candidate.points[latest] - candidate.points[nearest]) > _ELSEWHERE
+        second = np.where(apart, np.maximum(second, similarity[rows, latest]), second)
     ratio = np.sqrt(np.maximum(0, 1 - first) / np.maximum(1e-6, 1 - second))
     order = np.argsort(ratio, kind="stable")[:_MOST_MATCHES]
     order = order[ratio[order] < _LARGEST_RATIO]
@@ -350,28 +260,50 @@ def _refine(
 
     Without ``inliers`` where too few are left. The simplest transform that explains them wins.
     """
-    nothing = _Fit(np.eye(3), 0, 0.0, False, False, flipped)
-    matrix, off = np.eye(3), np.zeros(len(p))
+    none = np.zeros(0, np.complex128)
+    nothing = _Fit(np.eye(3), none, none, False, False, flipped)
+    matrix = np.eye(3)
     for tolerance in _TOLERANCES:
         if _places(p[inliers], q[inliers]) < _LEAST_INLIERS:
             return nothing
         matrix = _fit(p[inliers], q[inliers], shape)
-        off = np.abs(apply(matrix, p) - q) / diagonal
-        inliers = off < tolerance
-    places = _places(p[inliers], q[inliers])
-    if places < _LEAST_INLIERS:
+        inliers = np.abs(apply(matrix, p) - q) < tolerance * diagonal
+    p, q = p[inliers], q[inliers]
+    fit = _Fit(matrix, p, q, False, False, flipped)
+    if fit.inliers < _LEAST_INLIERS:
         return nothing
-    residual = float(np.median(off[inliers]))
-    allowed = (_SIMPLER_FACTOR + _SIMPLER_FACTOR_SHARED / places) * residual + _SIMPLER_MARGIN
-    quarters = round(rotation(matrix, shape) / 90)
-    for simpler, is_upright in (
-        (fit_upright(p[inliers], q[inliers], quarters), True),
-        (fit_similarity(p[inliers], q[inliers]), False),
+    factor = _SIMPLER_FACTOR + _SIMPLER_FACTOR_SHARED / fit.inliers
+    allowed = factor * fit.residual + _SIMPLER_MARGIN * diagonal
+    quarters = _quarters(matrix, shape)
+    for simpler in (
+        _Fit(fit_upright(p, q, quarters), p, q, True, True, flipped),
+        _Fit(fit_similarity(p, q), p, q, False, True, flipped),
     ):
-        of_simpler = float(np.median(np.abs(apply(simpler, p) - q)[inliers])) / diagonal
-        if of_simpler <= allowed and is_plausible(simpler, shape):
-            return _Fit(simpler, places, of_simpler, is_upright, True, flipped)
-    return _Fit(matrix, places, residual, False, False, flipped)
+        if simpler.residual <= allowed and is_plausible(simpler.matrix, shape):
+            return simpler
+    return fit
+
+
+def _quarters(matrix: Matrix, shape: tuple[int, ...]) -> int:
+    """By how many quarters it turns, clockwise, to the nearest."""
+    return round(rotation(matrix, shape) / 90) % 4
+
+
+def _frame_on_frame(query: Features, candidate: Features, best: _Fit | None) -> _Fit | None:
+    """The transform that puts the one frame on the other, unless the best fit is another."""
+    shape = query.grey.shape
+    quarters = 0 if best is None else _quarters(best.matrix, shape)
+    turn = np.linalg.matrix_power(np.array([(0.0, -1, 1), (1, 0, 0), (0, 0, 1)]), quarters)
+    to, by = (np.diag([float(w), h, 1]) for h, w in (candidate.grey.shape, shape))
+    matrix = to @ turn @ np.linalg.inv(by)
+    if best is None:
+        none = np.zeros(0, np.complex128)
+        return _Fit(matrix, none, none, True, True, False, framed=True)
+    at = corners(shape)
+    off = np.abs(apply(best.matrix, at) - apply(matrix, at)).max()
+    if off > _NEARLY * np.hypot(*candidate.grey.shape):
+        return None
+    return _Fit(matrix, best.p, best.q, True, True, best.flipped, framed=True)
 
 
 def _places(p: Points, q: Points) -> int:
@@ -397,18 +329,49 @@ def _compare(query: Features, candidate: Features, fit: _Fit) -> Alignment:
     mirror = np.array([(-1.0, 0, 1), (0, 1, 0), (0, 0, 1)]) if fit.flipped else np.eye(3)
     transform = shares @ fit.matrix @ pixels @ mirror
     enlarged = float(np.sqrt(np.linalg.det(jacobian(fit.matrix, query.grey.shape))))
+    agrees = agreement(query.grey, candidate.grey, fit.matrix)
+    closer = agrees >= _WORTH_A_CLOSER_LOOK
     return Alignment(
         transform=tuple((transform / transform[2, 2]).ravel().tolist()),
         inliers=fit.inliers,
-        residual=fit.residual * float(np.hypot(*candidate.grey.shape)),
+        residual=fit.residual,
         enlarged=max(1.0, enlarged),
         overlap=overlap,
         query_overlap=query_overlap,
-        agreement=agreement(query.grey, candidate.grey, fit.matrix),
+        agreement=agrees,
         upright=fit.upright,
         rigid=fit.rigid,
+        framed=fit.framed,
+        registration=_registration(query, candidate, fit) if closer and fit.rigid else None,
+        mounted=closer and _mounted(query, candidate, fit.matrix, overlap, query_overlap),
         tilt=tilt(fit.matrix, query.grey.shape),
         flipped=fit.flipped,
         rotation=rotation(fit.matrix, query.grey.shape),
         scale=reduced * enlarged,
+    )
+
+
+def _registration(query: Features, candidate: Features, fit: _Fit) -> Registration:
+    def adjusted(p: Points, q: Points) -> Matrix:
+        return fit_upright(p, q, 0) if fit.upright else fit_similarity(p, q)
+
+    adjust = None if fit.framed else adjusted
+    return registration(query.grey, candidate.grey, fit.matrix, adjust)
+
+
+def _mounted(
+    query: Features, candidate: Features, matrix: Matrix, overlap: float, query_overlap: float
+) -> bool:
+    """Whether one of the two stands out in the other, where it lies within it."""
+    pairs = (
+        (
+            overlap,
+            query.grey,
+            apply(np.asarray(np.linalg.inv(matrix)), corners(candidate.grey.shape)),
+        ),
+        (query_overlap, candidate.grey, apply(matrix, corners(query.grey.shape))),
+    )
+    return any(
+        within >= LEAST_CONTAINMENT and stands_out(grey, outline) >= _LEAST_SIDES
+        for within, grey, outline in pairs
     )

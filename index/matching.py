@@ -19,11 +19,12 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
+from index.alignment import is_blind, is_copy
 from index.artifact import Calibration
 from index.encoder import Encoding
 from index.errors import ImageError, SourceError
 from index.fingerprint import BITS
-from index.geometry import Features, is_blind, is_copy
+from index.geometry import Features
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
@@ -196,7 +197,7 @@ def _verified(
         alignment = verifier.align(query, item)
     except (SourceError, ImageError) as error:
         return {item.id: _unverified(match, str(error))} if sure else {}
-    if not is_copy(alignment):
+    if not is_copy(alignment, likely=sure):
         # Of pictures worn down to blocks or dots no local features are left, but the hash.
         if match.tier == "perceptual" and is_blind(alignment):
             return {item.id: _unverified(match, "too few local features are left to compare")}

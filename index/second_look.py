@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from index.geometry import LONGEST, Alignment, Features, NoAlignment, align, features
+from index.alignment import Alignment, NoAlignment
+from index.geometry import LONGEST, Features, align, features
 from index.image import upright
 from index.records import Item
 

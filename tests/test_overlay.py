@@ -1,4 +1,5 @@
-"""Agreement counts texture that is the same, whatever was done to its colours."""
+"""Agreement counts texture that is the same, whatever was done to its colours; registration says
+to a fraction of a pixel where it lies."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from index.overlay import agreement, shares_of_overlap
+from index.homography import Points
+from index.overlay import agreement, shares_of_overlap, stands_out
 
 HERE = np.eye(3)
 
@@ -70,3 +72,22 @@ def test_overlaps_are_shares_of_each_picture() -> None:
     assert shares_of_overlap((100, 100), (100, 100), moved) == pytest.approx((0.5, 0.5))
     away = np.array([(1.0, 0, 500), (0, 1, 0), (0, 0, 1)])
     assert shares_of_overlap((100, 100), (100, 100), away) == (0, 0)
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Points:
+    """Its corners, in order."""
+    return np.array([left + 1j * top, right + 1j * top, right + 1j * bottom, left + 1j * bottom])
+
+
+def test_a_picture_on_a_page_stands_out_on_each_side_that_is_seen() -> None:
+    page = np.full((300, 300), 250, np.uint8)
+    page[60:252, 60:252] = texture(7)
+    assert stands_out(page, box(60, 60, 252, 252)) == 4
+    assert stands_out(page[:, 70:], box(-10, 60, 182, 252)) == 3
+    assert stands_out(page, box(90, 90, 220, 220)) == 0
+
+
+def test_a_part_of_a_scene_does_not_stand_out() -> None:
+    assert stands_out(texture(8), box(40, 40, 150, 150)) == 0
+    plain = np.full((192, 192), 20, np.uint8)
+    assert stands_out(plain, box(40, 40, 150, 150)) == 0

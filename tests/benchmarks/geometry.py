@@ -34,8 +34,9 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from index import sources
+from index.alignment import Alignment, NoAlignment, is_copy
 from index.encoder import DEFAULT_ENCODER, Encoder
-from index.geometry import Alignment, Features, NoAlignment, align, features, is_copy
+from index.geometry import Features, align, features
 
 NEIGHBOURS: Final = 20
 PEER_INLIERS, PEER_RATIO = 10, 0.75
