@@ -19,9 +19,6 @@ LEAST_INLIERS: Final = 6
 LEAST_CONTAINMENT: Final = 0.98
 """An edit shows the whole of one of the two pictures; less the error of the transform."""
 
-LEAST_OF_BOTH: Final = 0.97
-"""Where more than this of both lies on each other, neither is a part of the other."""
-
 LEAST_TILT: Final = 1.2
 """Between two photographs of the same things a camera tilts less, where they fit at all."""
 
@@ -58,6 +55,9 @@ LARGEST_DRIFT: Final = 0.1
 
 LARGEST_DRIFT_OF_FRAMES: Final = 0.25
 """Likewise where frame lies on frame, since nothing was adjusted to the pixels."""
+
+LEAST_DRIFT_OF_CAMERAS: Final = 0.7
+"""Details that are off by more, frame on frame, were photographed twice."""
 
 LEAST_AGREEMENT_OF_FRAMES: Final = 0.85
 """Where frame lies on frame, hashes or descriptors are alike, and details are worn off."""
@@ -140,6 +140,8 @@ def is_copy(outcome: Alignment | NoAlignment, *, likely: bool = False) -> TypeGu
     """
     if isinstance(outcome, NoAlignment):
         return False
+    if outcome.framed and _is_off(outcome, LEAST_DRIFT_OF_CAMERAS):
+        return False
     if likely and outcome.framed and outcome.agreement >= LEAST_AGREEMENT_OF_FRAMES:
         return True
     contained, exact = outcome.containment >= LEAST_CONTAINMENT, _is_exact(outcome)
@@ -152,20 +154,28 @@ def is_copy(outcome: Alignment | NoAlignment, *, likely: bool = False) -> TypeGu
     if not outcome.mounted:
         if not outcome.rigid and outcome.tilt < LEAST_TILT:
             return False
-        if min(outcome.overlap, outcome.query_overlap) < LEAST_OF_BOTH and not _is_part(outcome):
+        whole = min(outcome.overlap, outcome.query_overlap) >= LEAST_CONTAINMENT
+        if not whole and not _is_part(outcome):
             return False
     least = LEAST_AGREEMENT_IF_UPRIGHT if outcome.upright else LEAST_AGREEMENT_IF_TURNED
     return outcome.agreement >= least
 
 
 def _is_exact(found: Alignment) -> bool:
-    if found.registration is None:
-        return False
+    largest = LARGEST_DRIFT_OF_FRAMES if found.framed else LARGEST_DRIFT
+    details = found.registration
     return (
-        found.registration.detail >= LEAST_DETAIL
-        and found.registration.extent >= LEAST_EXTENT
-        and found.registration.drift <= (LARGEST_DRIFT_OF_FRAMES if found.framed else LARGEST_DRIFT)
+        details is not None
+        and details.detail >= LEAST_DETAIL
+        and details.extent >= LEAST_EXTENT
+        and details.drift <= largest
     )
+
+
+def _is_off(found: Alignment, least: float) -> bool:
+    """Whether there are details enough to say that they are off by more."""
+    details = found.registration
+    return details is not None and details.detail >= LEAST_DETAIL and details.drift > least
 
 
 def _is_part(found: Alignment) -> bool:
@@ -173,4 +183,6 @@ def _is_part(found: Alignment) -> bool:
         largest, least = LARGEST_RESIDUAL_OF_PARTS, LEAST_AGREEMENT_OF_PARTS
     else:
         largest, least = LARGEST_RESIDUAL_IF_TILTED, LEAST_AGREEMENT_OF_TILTED_PARTS
+    if _is_off(found, LARGEST_DRIFT):
+        return False
     return found.residual <= largest * found.enlarged and found.agreement >= least

@@ -73,7 +73,7 @@ def registration(
         return _NOTHING
     return Registration(
         float(blocks.weight[chosen].sum() / blocks.weight.sum()),
-        np.count_nonzero(chosen) / np.count_nonzero(blocks.used),
+        float(np.count_nonzero(chosen) / np.count_nonzero(blocks.used)),
         _smooth_part(blocks.centres[chosen], blocks.shifts()[chosen]),
     )
 
