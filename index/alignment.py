@@ -43,11 +43,11 @@ LEAST_AGREEMENT_IF_TURNED: Final = 0.93
 LEAST_AGREEMENT_OF_TWO_PARTS: Final = 0.95
 """Where neither lies within the other, both may be parts of a third, if upright and exact."""
 
-LEAST_DETAIL: Final = 0.45
+LEAST_DETAIL: Final = 0.35
 """It is exact where so much of the finest texture is the same and in its place, whatever became of
-the rest: more than half of it may be covered."""
+the rest: more than half of it may be covered, or bent."""
 
-LEAST_EXTENT: Final = 0.25
+LEAST_EXTENT: Final = 0.2
 """And spread over so much of the picture: a label that many pictures bear is not the picture."""
 
 LARGEST_DRIFT: Final = 0.1
@@ -61,9 +61,6 @@ LEAST_DRIFT_OF_CAMERAS: Final = 0.7
 
 LEAST_AGREEMENT_OF_FRAMES: Final = 0.85
 """Where frame lies on frame, hashes or descriptors are alike, and details are worn off."""
-
-LEAST_AGREEMENT_IF_BLIND: Final = 0.6
-"""Where it is exact, but features say nothing: lines of text lie alike on any two pages."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +137,14 @@ def is_copy(outcome: Alignment | NoAlignment, *, likely: bool = False) -> TypeGu
     """
     if isinstance(outcome, NoAlignment):
         return False
-    if outcome.framed and _is_off(outcome, LEAST_DRIFT_OF_CAMERAS):
-        return False
-    if likely and outcome.framed and outcome.agreement >= LEAST_AGREEMENT_OF_FRAMES:
-        return True
     contained, exact = outcome.containment >= LEAST_CONTAINMENT, _is_exact(outcome)
-    if is_blind(outcome):
-        return contained and exact and outcome.agreement >= LEAST_AGREEMENT_IF_BLIND
+    if outcome.framed and not exact:
+        worn = not _is_off(outcome, LEAST_DRIFT_OF_CAMERAS)
+        return likely and worn and outcome.agreement >= LEAST_AGREEMENT_OF_FRAMES
     if contained and exact:
         return True
+    if is_blind(outcome):
+        return False
     if not contained:
         return exact and outcome.upright and outcome.agreement >= LEAST_AGREEMENT_OF_TWO_PARTS
     if not outcome.mounted:

@@ -64,21 +64,35 @@ class Blocks:
         centres: in pixels, x + iy.
     """
 
-    def __init__(self, a: Floats, b: Floats, inside: Floats, band: tuple[float, float]) -> None:
-        """The pictures and 1 where both are, (H, W)."""
-        self._a, self._b = _in_band((a, b), inside, band)
-        self._inside = inside
-        pixels = self._sums(inside)
+    def __init__(
+        self,
+        a: Floats,
+        b: Floats,
+        inside: Floats,
+        band: tuple[float, float],
+        *,
+        lines: bool = True,
+    ) -> None:
+        """The pictures and 1 where both are, (H, W).
+
+        Without ``lines`` what is the same all along or all down a block is no texture: lines of
+        text or of a table lie alike, whatever they say.
+        """
+        a, self._b = _in_band((a, b), inside, band)
+        self._inside = _cut(inside)
+        pixels = self._inside.sum(axis=(1, 3))
         self.used: NDArray[np.bool_] = pixels > _SIDE**2 / 2
         self._pixels = np.maximum(1, pixels)
-        self._variance_a = self._covariance(self._a, self._a)
-        self._variance_b = self._covariance(self._b, self._b)
-        self._covariance_ab = self._covariance(self._a, self._b)
-        texture = np.sqrt(np.maximum(0, np.maximum(self._variance_a, self._variance_b)))
+        self._of_a, self._of_b = self._centred(a), self._centred(self._b)
+        a_told, b_told = (
+            each if lines else self._without_lines(each) for each in (self._of_a, self._of_b)
+        )
+        variance_a, variance_b = (self._mean(each * each) for each in (a_told, b_told))
         least, full = _TEXTURE
+        texture = np.sqrt(np.maximum(variance_a, variance_b))
         self.weight: Matrix = np.clip(texture - least, 0, full - least) * self.used
-        self.correlation: Matrix = self._covariance_ab / np.sqrt(
-            np.maximum(0.25, self._variance_a) * np.maximum(0.25, self._variance_b)
+        self.correlation: Matrix = self._mean(a_told * b_told) / np.sqrt(
+            np.maximum(0.25, variance_a) * np.maximum(0.25, variance_b)
         )
         y, x = np.indices(pixels.shape)
         self.centres: Points = np.asarray(_SIDE * (x + 0.5 + 1j * (y + 0.5)), np.complex128)
@@ -93,30 +107,38 @@ class Blocks:
         Least squares of a(x) = g b(x + d) + c with b(x + d) taken for b + d . grad b.
         """
         down, right = np.gradient(self._b)
-        parts = (self._b, floats(right), floats(down))
-        normal = np.empty((*self.weight.shape, 3, 3))
-        for i, first in enumerate(parts):
-            for j, second in enumerate(parts):
-                normal[..., i, j] = self._covariance(first, second)
-        of_a = np.stack([self._covariance(self._a, part) for part in parts], axis=-1)
-        normal += 1e-6 * np.eye(3)  # blocks without texture
-        gain, right_g, down_g = np.moveaxis(np.linalg.solve(normal, of_a[..., None])[..., 0], -1, 0)
+        parts = (self._of_b, self._centred(floats(right)), self._centred(floats(down)))
+        normal = np.stack([[self._mean(each * other) for each in parts] for other in parts])
+        of_a = np.stack([self._mean(self._of_a * each) for each in parts])
+        normal_33 = np.moveaxis(normal, (0, 1), (-2, -1)) + 1e-6 * np.eye(3)  # or it is singular
+        solved = np.linalg.solve(normal_33, np.moveaxis(of_a, 0, -1)[..., None])[..., 0]
+        gain, right_g, down_g = np.moveaxis(solved, -1, 0)
         moved = (right_g + 1j * down_g) / np.where(np.abs(gain) < 1e-3, 1e-3, gain)
         return np.asarray(moved * np.minimum(1, _LARGEST_SHIFT / np.maximum(1e-9, np.abs(moved))))
 
-    def _covariance(self, first: Floats, second: Floats) -> Matrix:
-        """Over the pixels of each block that are inside."""
-        mean_first, mean_second = self._mean(first), self._mean(second)
-        return self._mean(first * second) - mean_first * mean_second
+    def _centred(self, values: Floats) -> Matrix:
+        """The values of each block, (rows, 16, columns, 16), less their mean, 0 outside."""
+        inside, cut = self._inside, _cut(values)
+        return np.asarray((cut - self._mean(cut * inside)[:, None, :, None]) * inside)
 
-    def _mean(self, values: Floats) -> Matrix:
-        return self._sums(values * self._inside) / self._pixels
+    def _without_lines(self, centred: Matrix) -> Matrix:
+        """Less the mean of each row and of each column of a block."""
+        along, down = (
+            centred.sum(axis=axis, keepdims=True)
+            / np.maximum(1, self._inside.sum(axis=axis, keepdims=True))
+            for axis in (3, 1)
+        )
+        return np.asarray((centred - along - down) * self._inside)
 
-    @staticmethod
-    def _sums(values: Floats) -> Matrix:
-        rows, columns = (side // _SIDE for side in values.shape)
-        cut = values[: rows * _SIDE, : columns * _SIDE].astype(np.float64)
-        return np.asarray(cut.reshape(rows, _SIDE, columns, _SIDE).sum(axis=(1, 3)))
+    def _mean(self, values: Matrix) -> Matrix:
+        return np.asarray(values.sum(axis=(1, 3)) / self._pixels)
+
+
+def _cut(values: Floats) -> Matrix:
+    """Whole blocks, (rows, 16, columns, 16)."""
+    rows, columns = (side // _SIDE for side in values.shape)
+    whole = values[: rows * _SIDE, : columns * _SIDE].astype(np.float64)
+    return whole.reshape(rows, _SIDE, columns, _SIDE)
 
 
 def _in_band(

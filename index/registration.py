@@ -22,6 +22,7 @@ _FROM_COARSE_TO_FINE: Final = ((3.2, 8.0), _FINEST, _FINEST)
 # A block holds some 28 independent values of the finest band: so much, of either sign, hardly comes
 # by chance.
 _CORRELATION: Final = 0.4
+_SURE: Final = 0.98  # correlation: more says no more
 _COEFFICIENTS: Final = 6  # of a quadratic field
 
 
@@ -61,36 +62,33 @@ def registration(
     enlarged = float(np.sqrt(abs(np.linalg.det(jacobian(matrix, query.shape)))))
     frame = 1 / max(1.0, enlarged)
     for band in _FROM_COARSE_TO_FINE if fit else ():
-        blocks = Blocks(*aligned(query, candidate, matrix, frame), band)
+        blocks = Blocks(*aligned(query, candidate, matrix, frame), band, lines=band != _FINEST)
         chosen = blocks.agree(_CORRELATION)
         if fit is None or np.count_nonzero(chosen) < _COEFFICIENTS:
             return _NOTHING
         places = blocks.centres[chosen] / frame
         matrix = fit(places, places + blocks.shifts()[chosen] / frame) @ matrix
-    blocks = Blocks(*aligned(query, candidate, matrix, frame), _FINEST)
+    blocks = Blocks(*aligned(query, candidate, matrix, frame), _FINEST, lines=False)
     chosen = blocks.agree(_CORRELATION)
     if np.count_nonzero(chosen) < _COEFFICIENTS:
         return _NOTHING
     return Registration(
         float(blocks.weight[chosen].sum() / blocks.weight.sum()),
         float(np.count_nonzero(chosen) / np.count_nonzero(blocks.used)),
-        _smooth_part(blocks.centres[chosen], blocks.shifts()[chosen]),
+        _smooth_part(blocks.centres[chosen], blocks.shifts()[chosen], blocks.correlation[chosen]),
     )
 
 
-def _smooth_part(places: Points, shifts: Points) -> float:
-    """Root mean square of the quadratic field that fits the shifts, (N,), best."""
+def _smooth_part(places: Points, shifts: Points, correlation: Matrix) -> float:
+    """Root mean square of the quadratic field that fits the shifts, (N,), best.
+
+    Each counts by the inverse of its variance, which is as (1 - r^2) / r^2.
+    """
     apart = places - places.mean()
-    x, y = apart.real, apart.imag
-    unit = max(1e-9, float(np.abs(apart).max()))
-    columns = [
-        np.ones(len(x)),
-        x / unit,
-        y / unit,
-        (x / unit) ** 2,
-        x * y / unit**2,
-        (y / unit) ** 2,
-    ]
-    field = np.stack(columns, axis=1)
-    smooth = field @ np.linalg.lstsq(field, shifts, rcond=None)[0]
-    return float(np.sqrt(np.mean(np.abs(smooth) ** 2)))
+    x, y = np.stack([apart.real, apart.imag]) / max(1e-9, float(np.abs(apart).max()))
+    field = np.stack([np.ones(len(x)), x, y, x * x, x * y, y * y], axis=1)
+    r2 = np.minimum(correlation**2, _SURE**2)
+    weight = r2 / (1 - r2)
+    root = np.sqrt(weight)
+    smooth = field @ np.linalg.lstsq(field * root[:, None], shifts * root, rcond=None)[0]
+    return float(np.sqrt(np.average(np.abs(smooth) ** 2, weights=weight)))
