@@ -14,7 +14,7 @@ from typing import Final, TypeGuard
 from index.registration import Registration
 
 LEAST_INLIERS: Final = 6
-"""Fewer are no evidence, whatever the pixels."""
+"""Fewer prove nothing by themselves; exact details may, or frames, where copies are likely."""
 
 LEAST_CONTAINMENT: Final = 0.98
 """An edit shows the whole of one of the two pictures; less the error of the transform."""
@@ -71,7 +71,8 @@ class Alignment:
         transform: 3 x 3, row by row: a homography from the query to the candidate, both in shares
             of width and height from the upper left corner.
         inliers: how many features agree on it, each place counted once.
-        residual: how far these are off, the median, in pixels of the candidate, reduced.
+        residual: how far these are off, the median, in pixels of the candidate, reduced; 0 where
+            there are none.
         enlarged: how many of these a pixel of the query, reduced, is wide; at least 1.
         overlap: share of the candidate's area that the query covers.
         query_overlap: share of the query's area that lies on the candidate.
@@ -118,7 +119,7 @@ class NoAlignment:
 
 
 def is_blind(outcome: Alignment | NoAlignment) -> bool:
-    """Whether too little was found to say anything, for or against."""
+    """Whether features say nothing, for or against."""
     return isinstance(outcome, NoAlignment) or outcome.inliers < LEAST_INLIERS
 
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 Grey = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
-_SIDE: Final = 16  # pixels
+SIDE: Final = 16
+"""Of a block, in pixels."""
+
 _TEXTURE: Final = (2.0, 5.0)  # grey levels: a block counts nothing below, in full above
 _LARGEST_SHIFT: Final = 3.0  # pixels: the slope of a block tells no further
 
@@ -44,7 +46,9 @@ def aligned(
     seen: MatLike = query.astype(np.float32)
     if reduction < 1:  # or the warp would alias
         seen = cv2.GaussianBlur(seen, (0, 0), 0.4 * np.sqrt(reduction**-2 - 1) + 1e-3)
-    a = cv2.warpPerspective(seen, warp, size, flags=cv2.INTER_LINEAR)
+    a = cv2.warpPerspective(
+        seen, warp, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
     b = cv2.resize(candidate, size, interpolation=cv2.INTER_AREA)
     everywhere = np.ones(query.shape, np.uint8)
     inside = cv2.warpPerspective(everywhere, warp, size, flags=cv2.INTER_NEAREST)
@@ -81,7 +85,7 @@ class Blocks:
         a, self._b = _in_band((a, b), inside, band)
         self._inside = _cut(inside)
         pixels = self._inside.sum(axis=(1, 3))
-        self.used: NDArray[np.bool_] = pixels > _SIDE**2 / 2
+        self.used: NDArray[np.bool_] = pixels > SIDE**2 / 2
         self._pixels = np.maximum(1, pixels)
         self._of_a, self._of_b = self._centred(a), self._centred(self._b)
         a_told, b_told = (
@@ -95,7 +99,7 @@ class Blocks:
             np.maximum(0.25, variance_a) * np.maximum(0.25, variance_b)
         )
         y, x = np.indices(pixels.shape)
-        self.centres: Points = np.asarray(_SIDE * (x + 0.5 + 1j * (y + 0.5)), np.complex128)
+        self.centres: Points = np.asarray(SIDE * (x + 0.5 + 1j * (y + 0.5)), np.complex128)
 
     def agree(self, correlation: float) -> NDArray[np.bool_]:
         """Which have texture that correlates so well, upright or inverted."""
@@ -136,9 +140,9 @@ class Blocks:
 
 def _cut(values: Floats) -> Matrix:
     """Whole blocks, (rows, 16, columns, 16)."""
-    rows, columns = (side // _SIDE for side in values.shape)
-    whole = values[: rows * _SIDE, : columns * _SIDE].astype(np.float64)
-    return whole.reshape(rows, _SIDE, columns, _SIDE)
+    rows, columns = (side // SIDE for side in values.shape)
+    whole = values[: rows * SIDE, : columns * SIDE].astype(np.float64)
+    return whole.reshape(rows, SIDE, columns, SIDE)
 
 
 def _in_band(

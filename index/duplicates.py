@@ -6,11 +6,12 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from index.alignment import is_copy
+from index.alignment import is_blind, is_copy
 from index.artifact import Calibration
 from index.errors import KindredError
 from index.fingerprint import hamming
 from index.matching import (
+    NOTHING_LEFT,
     PERCEPTUAL_DISTANCE,
     Match,
     decided_match,
@@ -90,8 +91,8 @@ def look_again(group: Group, verifier: Verifier, policy: Policy = DEFAULT_POLICY
     """Lay each picture on the one to keep; evidence tells of those that stay how they lie on it.
 
     ``verified`` in the evidence is false, with a ``reason``, of images that stay although nothing
-    confirms it: a file cannot be read, or people said that it is the same. Equal bytes and pixels
-    need no second look.
+    confirms it: a file cannot be read, too little of it is left to compare but the hash, or people
+    said that it is the same. Equal bytes and pixels need no second look.
     """
     keep, *others = group.images
     stay: list[Item] = []
@@ -99,7 +100,7 @@ def look_again(group: Group, verifier: Verifier, policy: Policy = DEFAULT_POLICY
     refused: list[Item] = []
     for item, match in zip(others, group.matches, strict=True):
         equal = match.tier in ("exact", "pixels")
-        seen = {} if equal else _seen(keep, item, verifier)
+        seen = {} if equal else _seen(keep, item, match, verifier)
         if seen.get("reason") == _NO_COPY and "verdict" not in match.evidence:
             refused.append(item)
         else:
@@ -112,13 +113,14 @@ def look_again(group: Group, verifier: Verifier, policy: Policy = DEFAULT_POLICY
     return Look((Group(smallest, (keep, *stay), kept, tuple(matches)),), tuple(refused))
 
 
-def _seen(keep: Item, item: Item, verifier: Verifier) -> dict[str, Any]:
+def _seen(keep: Item, item: Item, match: Match, verifier: Verifier) -> dict[str, Any]:
     try:
         alignment = verifier.align(verifier.features(keep), item)
     except KindredError as error:
         return {"verified": False, "reason": str(error)}
     if not is_copy(alignment, likely=True):
-        return {"verified": False, "reason": _NO_COPY}
+        blind = match.tier == "perceptual" and is_blind(alignment)
+        return {"verified": False, "reason": NOTHING_LEFT if blind else _NO_COPY}
     return {"verified": True, **evidence(alignment)}
 
 

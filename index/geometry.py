@@ -1,15 +1,17 @@
 """Whether a picture is an edited copy of another, or of a part of it, shown by their geometry.
 
-Three looks, each at what the one before let through:
+Three steps:
 
 1. Local features (SIFT, Lowe 2004; RootSIFT, Arandjelovic and Zisserman 2012) are matched. Each
    match has a place, a size and an angle in both pictures, so it alone proposes a transform
    (Philbin et al. 2007, section 4.1). The proposals that most matches follow are refined to a
-   homography; one that no edit would make is refused. There is no chance in it: the same two
-   pictures always give the same answer.
-2. The pixels that lie on each other are compared, block by block, in a band of frequencies that
-   recolouring, blur and compression leave alone. Blocks without texture say nothing.
-3. The verdict weighs what was found (``index.alignment``).
+   homography; one that no edit would make is refused. Frame on frame is a proposal of its own,
+   where features say nearly that or nothing. There is no chance in it: the same two pictures
+   always give the same answer.
+2. The pixels that lie on each other are compared, block by block: in a band of frequencies that
+   recolouring, blur and compression leave alone, and in the finest one, which tells how exactly
+   they lie there. Blocks without texture say nothing.
+3. The verdict weighs what was found (``index.alignment``), and chooses between the proposals.
 
 Points are complex numbers, x + iy, in pixels of the reduced grey picture, from its upper left
 corner; so a pixel's centre is at a half. N points, of which M pairs match.
@@ -40,7 +42,7 @@ from index.homography import (
     rotation,
     tilt,
 )
-from index.overlay import agreement, shares_of_overlap, stands_out
+from index.overlay import agreement, shares_of_overlap, sides_that_stand_out
 from index.registration import Registration, registration
 
 LONGEST: Final = 384
@@ -190,12 +192,8 @@ class _Fit:
 
     @property
     def residual(self) -> float:
-        """Pixels, the median."""
-        return float(np.median(self.off())) if len(self.p) else 0.0
-
-    def off(self) -> NDArray[np.float64]:
-        """Pixels, each pair's."""
-        return np.abs(apply(self.matrix, self.p) - self.q)
+        """Pixels, the median; 0 where there are no pairs."""
+        return float(np.median(np.abs(apply(self.matrix, self.p) - self.q))) if len(self.p) else 0.0
 
 
 def _matches(query: Features, candidate: Features) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -372,6 +370,6 @@ def _mounted(
         (query_overlap, candidate.grey, apply(matrix, corners(query.grey.shape))),
     )
     return any(
-        within >= LEAST_CONTAINMENT and stands_out(grey, outline) >= _LEAST_SIDES
+        within >= LEAST_CONTAINMENT and sides_that_stand_out(grey, outline) >= _LEAST_SIDES
         for within, grey, outline in pairs
     )

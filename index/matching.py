@@ -8,7 +8,7 @@
 An image is named once, by the first of these that finds it.
 
 With a second look (``index.second_look``) hashes and scores only name candidates, which may be
-below the threshold, and the pixels decide.
+below the threshold, and the pixels decide; of those over it the coarse ones do, if need be.
 """
 
 from __future__ import annotations
@@ -49,6 +49,10 @@ photographs of one shelf, as tests/benchmarks/geometry.py measures."""
 
 CANDIDATES: Final = 20
 """Of each orientation, so many of the nearest are given a second look."""
+
+
+NOTHING_LEFT: Final = "too few local features are left to compare"
+"""Why a match of hashes stands, although no second look confirms it."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +202,9 @@ def _verified(
     except (SourceError, ImageError) as error:
         return {item.id: _unverified(match, str(error))} if sure else {}
     if not is_copy(alignment, likely=sure):
-        # Of pictures worn down to blocks or dots no local features are left, but the hash.
+        # Of pictures worn down to specks nothing is left to compare, but the hash.
         if match.tier == "perceptual" and is_blind(alignment):
-            return {item.id: _unverified(match, "too few local features are left to compare")}
+            return {item.id: _unverified(match, NOTHING_LEFT)}
         return {}
     seen = {**match.evidence, "verified": True, **evidence(alignment)}
     rate = min(match.false_match_rate, VERIFIED_RATE)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from index.blocks import Blocks, Floats, Grey, aligned, floats
+from index.blocks import SIDE, Blocks, Floats, Grey, aligned, floats
 from index.homography import Matrix, Points, apply, corners
 
 # Agreement: in the candidate's frame at this many pixels on the longer side, in a band that
@@ -44,7 +44,8 @@ def shares_of_overlap(
 
 
 def _outline(points: Points) -> Floats:
-    return np.stack([points.real, points.imag], axis=1).astype(np.float32)
+    # To a 64th of a pixel: OpenCV goes astray where two sides all but coincide.
+    return (np.rint(64 * np.stack([points.real, points.imag], axis=1)) / 64).astype(np.float32)
 
 
 def agreement(query: Grey, candidate: Grey, matrix: Matrix) -> float:
@@ -53,14 +54,15 @@ def agreement(query: Grey, candidate: Grey, matrix: Matrix) -> float:
     Blocks in which both have details are the same if these correlate. What is flat in one and
     textured in the other is covered there. Where too few blocks have any texture to tell, it is 0.
     """
-    frame = _FRAME / max(candidate.shape)
+    # However narrow, two blocks are to fit across it, where it has the pixels.
+    frame = max(_FRAME / max(candidate.shape), min(1, 2 * SIDE / min(candidate.shape)))
     blocks = Blocks(*aligned(query, candidate, matrix, frame), _BAND)
     if np.count_nonzero(blocks.weight) < _LEAST_BLOCKS:
         return 0.0
     return float(blocks.weight[blocks.correlation > _BLOCK_AGREES].sum() / blocks.weight.sum())
 
 
-def stands_out(picture: Grey, outline: Points) -> int:
+def sides_that_stand_out(picture: Grey, outline: Points) -> int:
     """On how many of its four sides a quadrilateral in the picture ends at plain surroundings.
 
     ``outline`` are its corners, in order. As a picture does that someone put on a page or a screen,

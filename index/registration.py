@@ -59,9 +59,9 @@ def registration(
     block; two photographs are off together, since the camera moved and things stand at many
     distances.
     """
-    enlarged = float(np.sqrt(abs(np.linalg.det(jacobian(matrix, query.shape)))))
+    enlarged = float(np.sqrt(np.linalg.det(jacobian(matrix, query.shape))))
     frame = 1 / max(1.0, enlarged)
-    for band in _FROM_COARSE_TO_FINE if fit else ():
+    for band in _FROM_COARSE_TO_FINE if fit is not None else ():
         blocks = Blocks(*aligned(query, candidate, matrix, frame), band, lines=band != _FINEST)
         chosen = blocks.agree(_CORRELATION)
         if fit is None or np.count_nonzero(chosen) < _COEFFICIENTS:

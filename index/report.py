@@ -314,9 +314,10 @@ def _evidence(match: Match) -> Iterator[str]:
 
 
 def _alignment(found: dict[str, Any]) -> Iterator[str]:
+    features = f"{found['inliers']} local features agree, and " if found["inliers"] else ""
     yield (
-        f"A second look confirms it: {found['inliers']} local features agree, and "
-        f"{found['agreement']:.0%} of the texture."
+        f"A second look confirms it: {features}{found['agreement']:.0%} of the texture"
+        f"{'.' if features else ' agrees.'}"
     )
     changes = ["shows " + _share(found["query_overlap"]) + " of the one to keep"]
     if found["flipped"]:

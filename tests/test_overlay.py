@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.homography import Points
-from index.overlay import agreement, shares_of_overlap, stands_out
+from index.overlay import agreement, shares_of_overlap, sides_that_stand_out
 
 HERE = np.eye(3)
 
@@ -82,12 +82,35 @@ def box(left: float, top: float, right: float, bottom: float) -> Points:
 def test_a_picture_on_a_page_stands_out_on_each_side_that_is_seen() -> None:
     page = np.full((300, 300), 250, np.uint8)
     page[60:252, 60:252] = texture(7)
-    assert stands_out(page, box(60, 60, 252, 252)) == 4
-    assert stands_out(page[:, 70:], box(-10, 60, 182, 252)) == 3
-    assert stands_out(page, box(90, 90, 220, 220)) == 0
+    assert sides_that_stand_out(page, box(60, 60, 252, 252)) == 4
+    assert sides_that_stand_out(page[:, 70:], box(-10, 60, 182, 252)) == 3
+    assert sides_that_stand_out(page, box(90, 90, 220, 220)) == 0
 
 
 def test_a_part_of_a_scene_does_not_stand_out() -> None:
-    assert stands_out(texture(8), box(40, 40, 150, 150)) == 0
+    assert sides_that_stand_out(texture(8), box(40, 40, 150, 150)) == 0
     plain = np.full((192, 192), 20, np.uint8)
-    assert stands_out(plain, box(40, 40, 150, 150)) == 0
+    assert sides_that_stand_out(plain, box(40, 40, 150, 150)) == 0
+
+
+def test_sides_that_all_but_coincide_are_no_trouble() -> None:
+    """As a lossless crop has them; OpenCV's own answers are the whole, and a half."""
+    half = np.array([(1, 0, 3.3e-15), (0, 1.00000000066, -2.9e-8), (0, 0, 1)])
+    assert shares_of_overlap((192, 192), (192, 384), half) == pytest.approx((0.5, 1))
+    whole = np.array([(0.99999446, 5.5e-9, 0), (0, 1, 0.00715), (0, 0, 1)])
+    assert shares_of_overlap((103, 101), (103, 101), whole) == pytest.approx((1, 1), abs=1e-3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 20), (24, 32), (30, 390)])
+def test_small_and_narrow_pictures_agree_with_themselves(height: int, width: int) -> None:
+    picture, other = (
+        np.asarray(
+            Image.fromarray(
+                np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4), np.uint8)
+            ).resize((width, height), Image.Resampling.BICUBIC)
+        )
+        for seed in (9, 10)
+    )
+    noise = np.random.default_rng(0).normal(0, 3, picture.shape)
+    assert agreement(np.clip(picture + noise, 0, 255).astype(np.uint8), picture, HERE) > 0.9
+    assert agreement(other, picture, HERE) < 0.5

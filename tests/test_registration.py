@@ -70,3 +70,28 @@ def test_where_nothing_can_be_told_nothing_is_the_same() -> None:
     plain = np.full((192, 192), 90, np.uint8)
     for fit in (None, fit_similarity):
         assert registration(plain, plain, HERE, fit).detail == 0
+
+
+def test_what_is_off_by_chance_is_no_drift() -> None:
+    """Each block of an edit by as much as .6 pixels, in any direction."""
+    chance = np.random.default_rng(7)
+    seen = np.empty((192, 192), np.uint8)
+    for top in range(0, 192, 16):
+        for left in range(0, 192, 16):
+            block = (slice(top, top + 16), slice(left, left + 16))
+            seen[block] = fine(7, round(chance.uniform(-0.6, 0.6), 1))[block]
+    by_chance = registration(fine(7), seen, HERE)
+    together = registration(fine(7), fine(7, 0.35), HERE)
+    assert by_chance.detail > 0.9
+    assert by_chance.drift < 0.15
+    assert together.drift > 0.3
+
+
+def test_blocks_count_by_how_sure_they_are() -> None:
+    """Noise over half of the picture hardly moves what the other half says."""
+    noise = np.random.default_rng(8).normal(0, 80, (192, 192))
+    noise[:, 96:] = 0
+    noisy = np.clip(fine(8) / 2 + 64 + noise, 0, 255).astype(np.uint8)
+    found = registration(noisy, fine(8), HERE)
+    assert found.detail > 0.9
+    assert found.drift < 0.03

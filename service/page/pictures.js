@@ -129,7 +129,10 @@ function verified({ evidence }) {
     more && 'with more around it',
     part && `of ${Math.round(100 * evidence.query_overlap)} % of it`,
   ].filter(Boolean);
-  return [['A copy', ...changes].join(', '), `${evidence.inliers} details lie where they should`];
+  const why = evidence.inliers
+    ? `${evidence.inliers} details lie where they should`
+    : `${Math.round(100 * evidence.agreement)} % of it is alike`;
+  return [['A copy', ...changes].join(', '), why];
 }
 
 /** The button that says otherwise, and takes it back; `decide` tells the service. */
