@@ -53,6 +53,9 @@ LEAST_EXTENT: Final = 0.2
 LARGEST_DRIFT: Final = 0.1
 """In its place is what is no further off, in pixels of the coarser of the two pictures."""
 
+LARGEST_DRIFT_OF_WHOLES: Final = 0.05
+"""Likewise where it is nearly frame on frame: photographs from one place come close to that."""
+
 LARGEST_DRIFT_OF_FRAMES: Final = 0.25
 """Likewise where frame lies on frame, since nothing was adjusted to the pixels."""
 
@@ -110,6 +113,11 @@ class Alignment:
         """1 where one of the two pictures lies within the other, as after any edit of it."""
         return max(self.overlap, self.query_overlap)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether neither picture is a part of the other."""
+        return min(self.overlap, self.query_overlap) >= LEAST_CONTAINMENT
+
 
 @dataclass(frozen=True)
 class NoAlignment:
@@ -151,16 +159,16 @@ def is_copy(outcome: Alignment | NoAlignment, *, likely: bool = False) -> TypeGu
     if not outcome.mounted:
         if not outcome.rigid and outcome.tilt < LEAST_TILT:
             return False
-        whole = min(outcome.overlap, outcome.query_overlap) >= LEAST_CONTAINMENT
-        if not whole and not _is_part(outcome):
+        if not outcome.is_whole and not _is_part(outcome):
             return False
     least = LEAST_AGREEMENT_IF_UPRIGHT if outcome.upright else LEAST_AGREEMENT_IF_TURNED
     return outcome.agreement >= least
 
 
 def _is_exact(found: Alignment) -> bool:
-    largest = LARGEST_DRIFT_OF_FRAMES if found.framed else LARGEST_DRIFT
-    details = found.registration
+    details, largest = found.registration, LARGEST_DRIFT
+    if found.is_whole:
+        largest = LARGEST_DRIFT_OF_FRAMES if found.framed else LARGEST_DRIFT_OF_WHOLES
     return (
         details is not None
         and details.detail >= LEAST_DETAIL
