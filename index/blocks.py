@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from index.homography import Matrix, Points, jacobian
+from index.homography import Matrix, Points, enlargement
 
 if TYPE_CHECKING:
     from cv2.typing import MatLike
@@ -22,6 +22,10 @@ Floats = NDArray[np.float32]
 
 SIDE: Final = 16
 """Of a block, in pixels."""
+
+COARSE: Final = (3.2, 8.0)
+"""The band that recolouring, blur and compression leave alone: standard deviations of the Gaussians
+at both ends, in pixels."""
 
 _TEXTURE: Final = (2.0, 5.0)  # grey levels: a block counts nothing below, in full above
 _LARGEST_SHIFT: Final = 3.0  # pixels: the slope of a block tells no further
@@ -42,7 +46,7 @@ def aligned(
     # OpenCV counts from the centre of the first pixel.
     half = np.array([(1, 0, 0.5), (0, 1, 0.5), (0, 0, 1)])
     warp = np.linalg.inv(half) @ zoom @ matrix @ half
-    reduction = float(np.sqrt(np.linalg.det(jacobian(zoom @ matrix, query.shape))))
+    reduction = enlargement(zoom @ matrix, query.shape)
     seen: MatLike = query.astype(np.float32)
     if reduction < 1:  # or the warp would alias
         seen = cv2.GaussianBlur(seen, (0, 0), 0.4 * np.sqrt(reduction**-2 - 1) + 1e-3)

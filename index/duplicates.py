@@ -6,12 +6,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from index.alignment import is_blind, is_copy
 from index.artifact import Calibration
 from index.errors import KindredError
 from index.fingerprint import hamming
 from index.matching import (
-    NOTHING_LEFT,
     PERCEPTUAL_DISTANCE,
     Match,
     decided_match,
@@ -21,7 +19,7 @@ from index.matching import (
 )
 from index.policies import DEFAULT_POLICY, Policy, reason
 from index.records import Item
-from index.second_look import Verifier, evidence
+from index.second_look import Verifier, verdict
 from index.stars import Link, Star
 from index.verdicts import Verdicts
 
@@ -118,10 +116,8 @@ def _seen(keep: Item, item: Item, match: Match, verifier: Verifier) -> dict[str,
         alignment = verifier.align(verifier.features(keep), item)
     except KindredError as error:
         return {"verified": False, "reason": str(error)}
-    if not is_copy(alignment, likely=True):
-        blind = match.tier == "perceptual" and is_blind(alignment)
-        return {"verified": False, "reason": NOTHING_LEFT if blind else _NO_COPY}
-    return {"verified": True, **evidence(alignment)}
+    seen = verdict(alignment, hashed=match.tier == "perceptual", likely=True)
+    return seen or {"verified": False, "reason": _NO_COPY}
 
 
 def pair_match(

@@ -33,12 +33,12 @@ from index.homography import (
     Points,
     apply,
     corners,
+    enlargement,
     fit_affine,
     fit_homography,
     fit_similarity,
     fit_upright,
     is_plausible,
-    jacobian,
     rotation,
     tilt,
 )
@@ -240,7 +240,7 @@ def _fits(query: Features, candidate: Features, flipped: bool) -> Iterator[_Fit]
         proposals += 1
         tried |= follows_MM[proposal]
         fit = _refine(p, q, follows_MM[proposal], query.grey.shape, diagonal, flipped)
-        if fit.inliers >= _LEAST_INLIERS and is_plausible(fit.matrix, query.grey.shape):
+        if fit is not None and is_plausible(fit.matrix, query.grey.shape):
             yield fit
             if fit.inliers > len(p) / 2:
                 return
@@ -253,23 +253,21 @@ def _refine(
     shape: tuple[int, ...],
     diagonal: float,
     flipped: bool,
-) -> _Fit:
+) -> _Fit | None:
     """Fit to the inliers, (M,), take all matches nearby for inliers, and again, ever closer.
 
-    Without ``inliers`` where too few are left. The simplest transform that explains them wins.
+    None where too few are left. The simplest transform that explains them wins.
     """
-    none = np.zeros(0, np.complex128)
-    nothing = _Fit(np.eye(3), none, none, False, False, flipped)
     matrix = np.eye(3)
     for tolerance in _TOLERANCES:
         if _places(p[inliers], q[inliers]) < _LEAST_INLIERS:
-            return nothing
+            return None
         matrix = _fit(p[inliers], q[inliers], shape)
         inliers = np.abs(apply(matrix, p) - q) < tolerance * diagonal
     p, q = p[inliers], q[inliers]
     fit = _Fit(matrix, p, q, False, False, flipped)
     if fit.inliers < _LEAST_INLIERS:
-        return nothing
+        return None
     factor = _SIMPLER_FACTOR + _SIMPLER_FACTOR_SHARED / fit.inliers
     allowed = factor * fit.residual + _SIMPLER_MARGIN * diagonal
     quarters = _quarters(matrix, shape)
@@ -326,7 +324,7 @@ def _compare(query: Features, candidate: Features, fit: _Fit) -> Alignment:
     pixels = np.diag([float(query.grey.shape[1]), float(query.grey.shape[0]), 1])
     mirror = np.array([(-1.0, 0, 1), (0, 1, 0), (0, 0, 1)]) if fit.flipped else np.eye(3)
     transform = shares @ fit.matrix @ pixels @ mirror
-    enlarged = float(np.sqrt(np.linalg.det(jacobian(fit.matrix, query.grey.shape))))
+    enlarged = enlargement(fit.matrix, query.grey.shape)
     agrees = agreement(query.grey, candidate.grey, fit.matrix)
     closer = agrees >= _WORTH_A_CLOSER_LOOK
     return Alignment(

@@ -79,6 +79,11 @@ def jacobian(matrix: Matrix, shape: tuple[int, ...]) -> Matrix:
     return np.array([(x.real, y.real), (x.imag, y.imag)])
 
 
+def enlargement(matrix: Matrix, shape: tuple[int, ...]) -> float:
+    """How many pixels a pixel becomes, by the side, in the middle of the picture."""
+    return float(np.sqrt(np.linalg.det(jacobian(matrix, shape))))
+
+
 def rotation(matrix: Matrix, shape: tuple[int, ...]) -> float:
     """Degrees clockwise, -180 to 180, by which the middle of the picture is turned."""
     left, _, right = np.linalg.svd(jacobian(matrix, shape))

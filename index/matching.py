@@ -19,7 +19,6 @@ from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from index.alignment import is_blind, is_copy
 from index.artifact import Calibration
 from index.encoder import Encoding
 from index.errors import ImageError, SourceError
@@ -28,7 +27,7 @@ from index.geometry import Features
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
-from index.second_look import Verifier, evidence
+from index.second_look import Verifier, verdict
 from index.transactions import Snapshot
 from index.vectors import Floats, View
 
@@ -49,10 +48,6 @@ photographs of one shelf, as tests/benchmarks/geometry.py measures."""
 
 CANDIDATES: Final = 20
 """Of each orientation, so many of the nearest are given a second look."""
-
-
-NOTHING_LEFT: Final = "too few local features are left to compare"
-"""Why a match of hashes stands, although no second look confirms it."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +196,13 @@ def _verified(
         alignment = verifier.align(query, item)
     except (SourceError, ImageError) as error:
         return {item.id: _unverified(match, str(error))} if sure else {}
-    if not is_copy(alignment, likely=sure):
-        # Of pictures worn down to specks nothing is left to compare, but the hash.
-        if match.tier == "perceptual" and is_blind(alignment):
-            return {item.id: _unverified(match, NOTHING_LEFT)}
+    seen = verdict(alignment, hashed=match.tier == "perceptual", likely=sure)
+    if seen is None:
         return {}
-    seen = {**match.evidence, "verified": True, **evidence(alignment)}
-    rate = min(match.false_match_rate, VERIFIED_RATE)
-    return {item.id: replace(match, false_match_rate=rate, evidence=seen)}
+    rate = match.false_match_rate
+    if seen["verified"]:
+        rate = min(rate, VERIFIED_RATE)
+    return {item.id: replace(match, false_match_rate=rate, evidence={**match.evidence, **seen})}
 
 
 def _unverified(match: Match, reason: str) -> Match:

@@ -11,13 +11,11 @@ from typing import Final
 
 import numpy as np
 
-from index.blocks import SIDE, Blocks, Floats, Grey, aligned, floats
+from index.blocks import COARSE, SIDE, Blocks, Floats, Grey, aligned, floats
 from index.homography import Matrix, Points, apply, corners
 
-# Agreement: in the candidate's frame at this many pixels on the longer side, in a band that
-# recolouring, blur and compression leave alone.
+# Agreement: in the candidate's frame at this many pixels on the longer side.
 _FRAME: Final = 192
-_BAND: Final = (3.2, 8.0)  # standard deviations of the Gaussians at both ends
 _BLOCK_AGREES: Final = 0.75  # correlation
 _LEAST_BLOCKS: Final = 5
 
@@ -56,7 +54,7 @@ def agreement(query: Grey, candidate: Grey, matrix: Matrix) -> float:
     """
     # However narrow, two blocks are to fit across it, where it has the pixels.
     frame = max(_FRAME / max(candidate.shape), min(1, 2 * SIDE / min(candidate.shape)))
-    blocks = Blocks(*aligned(query, candidate, matrix, frame), _BAND)
+    blocks = Blocks(*aligned(query, candidate, matrix, frame), COARSE)
     if np.count_nonzero(blocks.weight) < _LEAST_BLOCKS:
         return 0.0
     return float(blocks.weight[blocks.correlation > _BLOCK_AGREES].sum() / blocks.weight.sum())

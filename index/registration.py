@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from index.blocks import Blocks, Grey, aligned
-from index.homography import Matrix, Points, jacobian
+from index.blocks import COARSE, Blocks, Grey, aligned
+from index.homography import Matrix, Points, enlargement
 
-# Standard deviations of the Gaussians at both ends of a band, in pixels of the coarser picture
-_FINEST: Final = (1.0, 2.5)
-_FROM_COARSE_TO_FINE: Final = ((3.2, 8.0), _FINEST, _FINEST)
+_FINEST: Final = (1.0, 2.5)  # as blocks.COARSE, in pixels of the coarser of the two pictures
+_ADJUSTED_IN: Final = (COARSE, _FINEST, _FINEST)
 # A block holds some 28 independent values of the finest band: so much, of either sign, hardly comes
 # by chance.
 _CORRELATION: Final = 0.4
@@ -59,19 +59,24 @@ def registration(
     block; two photographs are off together, since the camera moved and things stand at many
     distances.
     """
-    enlarged = float(np.sqrt(np.linalg.det(jacobian(matrix, query.shape))))
-    frame = 1 / max(1.0, enlarged)
-    for band in _FROM_COARSE_TO_FINE if fit is not None else ():
+    frame = 1 / max(1.0, enlargement(matrix, query.shape))
+
+    def seen(band: tuple[float, float]) -> tuple[Blocks, NDArray[np.bool_]] | None:
+        """The blocks there, and which of them tell; None where too few do."""
         blocks = Blocks(*aligned(query, candidate, matrix, frame), band, lines=band != _FINEST)
         chosen = blocks.agree(_CORRELATION)
-        if fit is None or np.count_nonzero(chosen) < _COEFFICIENTS:
-            return _NOTHING
-        places = blocks.centres[chosen] / frame
-        matrix = fit(places, places + blocks.shifts()[chosen] / frame) @ matrix
-    blocks = Blocks(*aligned(query, candidate, matrix, frame), _FINEST, lines=False)
-    chosen = blocks.agree(_CORRELATION)
-    if np.count_nonzero(chosen) < _COEFFICIENTS:
+        return (blocks, chosen) if np.count_nonzero(chosen) >= _COEFFICIENTS else None
+
+    if fit is not None:
+        for band in _ADJUSTED_IN:
+            if (found := seen(band)) is None:
+                return _NOTHING
+            blocks, chosen = found
+            places = blocks.centres[chosen] / frame
+            matrix = fit(places, places + blocks.shifts()[chosen] / frame) @ matrix
+    if (found := seen(_FINEST)) is None:
         return _NOTHING
+    blocks, chosen = found
     return Registration(
         float(blocks.weight[chosen].sum() / blocks.weight.sum()),
         float(np.count_nonzero(chosen) / np.count_nonzero(blocks.used)),

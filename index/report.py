@@ -314,11 +314,9 @@ def _evidence(match: Match) -> Iterator[str]:
 
 
 def _alignment(found: dict[str, Any]) -> Iterator[str]:
-    features = f"{found['inliers']} local features agree, and " if found["inliers"] else ""
-    yield (
-        f"A second look confirms it: {features}{found['agreement']:.0%} of the texture"
-        f"{'.' if features else ' agrees.'}"
-    )
+    texture = f"{found['agreement']:.0%} of the texture"
+    agree = f"{found['inliers']} local features agree, and {texture}"
+    yield f"A second look confirms it: {agree if found['inliers'] else f'{texture} agrees'}."
     changes = ["shows " + _share(found["query_overlap"]) + " of the one to keep"]
     if found["flipped"]:
         changes.append("mirrored")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final
 
-from index.alignment import Alignment, NoAlignment
+from index.alignment import Alignment, NoAlignment, is_blind, is_copy
 from index.geometry import LONGEST, Features, align, features
 from index.image import upright
 from index.records import Item
@@ -38,6 +38,22 @@ class Verifier:
             SourceError, ImageError: the image's file is not there any more, or cannot be read.
         """
         return align(query, self.features(item))
+
+
+def verdict(
+    outcome: Alignment | NoAlignment, *, hashed: bool, likely: bool
+) -> dict[str, Any] | None:
+    """What answers say of a pair after a second look, None where it refuses the pair.
+
+    ``hashed`` pairs, of near hashes, stand where nothing is left to compare; see ``is_copy`` for
+    ``likely``.
+    """
+    if is_copy(outcome, likely=likely):
+        return {"verified": True, **evidence(outcome)}
+    # Of pictures worn down to specks nothing is left to compare, but the hash.
+    if hashed and is_blind(outcome):
+        return {"verified": False, "reason": "too few local features are left to compare"}
+    return None
 
 
 def evidence(alignment: Alignment) -> dict[str, Any]:

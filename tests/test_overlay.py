@@ -1,5 +1,4 @@
-"""Agreement counts texture that is the same, whatever was done to its colours; registration says
-to a fraction of a pixel where it lies."""
+"""Agreement counts texture that is the same, whatever was done to its colours."""
 
 from __future__ import annotations
 
