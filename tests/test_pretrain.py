@@ -303,7 +303,8 @@ def test_profile_prints_each_part_of_a_step(
         assert part in out
 
 
-def test_compiled_network_learns_the_same(settings: PretrainSettings, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # torch 2.11, of itself
+def test_what_is_compiled_learns_the_same(settings: PretrainSettings, tmp_path: Path) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is no g++")
     plain = replace(settings, epochs=1, precision="fp32")  # bf16 is rounded where graphs are cut

@@ -13,7 +13,6 @@ of a view, P uniforms.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import NamedTuple
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.colour import grey
+from trainer.compiler import compiled
 from trainer.draw import Draw, in_parts, room
 from trainer.jpeg import jpeg
 from trainer.resampling import (
@@ -114,13 +114,13 @@ def make_edits(
     images_NCHW: Tensor,
     settings: EditSettings,
     generator: torch.Generator,
-    show: Callable[..., Tensor] | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """One strongly edited view of each image.
 
     Args:
         images_NCHW: uint8 (N, 3, H, W), on the device of ``generator``.
-        show: ``show_edits``, or what torch.compile made of it.
+        compile: by what torch.compile makes of ``show_edits``.
 
     Returns:
         float32 (N, 3, S, S) in 0 to 1.
@@ -130,7 +130,8 @@ def make_edits(
     noisy = room(n, settings.noise_probability)
     shape = (noisy, 3, settings.size, settings.size)
     normal_KCSS = torch.randn(shape, generator=generator, device=device)
-    return (show or show_edits)(images_NCHW, unit_NP, normal_KCSS, stickers(device), settings)
+    show = compiled(show_edits) if compile else show_edits
+    return show(images_NCHW, unit_NP, normal_KCSS, stickers(device), settings)
 
 
 def show_edits(
@@ -149,22 +150,12 @@ def show_edits(
     draw = Draw(unit_NP)
     canvas = crop(images_NCHW, draw, settings)
     edits = Edits(settings, pasted, originals_NCSS=canvas.x_NCSS.clone(), normal_KCSS=normal_KCSS)
-    for edit in (
-        edits.rotation,
-        edits.jitter,
-        edits.grey,
-        edits.overlay,
-        edits.padding,
-        edits.banner,
-        edits.text,
-        edits.quarter_turn,
-        edits.blur,
-        edits.shrink,
-        edits.noise,
-        edits.jpeg,
-    ):
-        probability = getattr(settings, f"{edit.__name__}_probability")
-        canvas = draw.sometimes(canvas, probability, edit)
+    for name in (
+        "rotation", "jitter", "grey", "overlay", "padding", "banner", "text", "quarter_turn",
+        "blur", "shrink", "noise", "jpeg",
+    ):  # fmt: skip
+        probability = getattr(settings, f"{name}_probability")
+        canvas = draw.sometimes(canvas, probability, getattr(edits, name))
     return canvas.x_NCSS.clamp(0, 1)  # sums of weights are 1 but for rounding
 
 

@@ -45,20 +45,28 @@ class LARS(Optimizer):
         if closure is not None:
             raise TypeError("LARS takes no closure")
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                update: Tensor = parameter.grad.add(parameter, alpha=group["weight_decay"])
-                if group["adapt"]:
-                    ratio = parameter.norm() / update.norm() * group["trust_coefficient"]
-                    # A zero tensor, or one without gradient, has no meaningful ratio.
-                    ratio = torch.where(ratio.isfinite() & (ratio > 0), ratio, 1.0)
-                    update = update * ratio
-                state = self.state[parameter]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                state["momentum"].mul_(group["momentum"]).add_(update, alpha=group["lr"])
-                parameter.sub_(state["momentum"])
+            trained = [each for each in group["params"] if each.grad is not None]
+            # One by one they stay in a CPU's caches; a GPU would wait for a thousand small calls.
+            at_once = len(trained) if trained and trained[0].is_cuda else 1
+            for start in range(0, len(trained), at_once):
+                self._update(trained[start : start + at_once], group)
+
+    def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for each in parameters:
+            if "momentum" not in self.state[each]:
+                self.state[each]["momentum"] = torch.zeros_like(each)
+        momenta = [self.state[each]["momentum"] for each in parameters]
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        updates = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
+        if group["adapt"]:
+            norms, of_updates = torch._foreach_norm(parameters), torch._foreach_norm(updates)
+            ratios = torch.stack(norms) / torch.stack(of_updates) * group["trust_coefficient"]
+            # A zero tensor, or one without gradient, has no meaningful ratio.
+            ratios = torch.where(ratios.isfinite() & (ratios > 0), ratios, 1.0)
+            torch._foreach_mul_(updates, list(ratios.unbind()))
+        torch._foreach_mul_(momenta, group["momentum"])
+        torch._foreach_add_(momenta, updates, alpha=group["lr"])
+        torch._foreach_sub_(parameters, momenta)
 
 
 def create_optimizer(

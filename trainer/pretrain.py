@@ -20,6 +20,7 @@ from tqdm import tqdm
 from index.errors import DataError, RunError
 from index.image import Fit
 from trainer import checkpoint, distributed, provenance
+from trainer.compiler import compile_network
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
@@ -106,7 +107,7 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
         distributed.synchronise_norms(network)
         model = DistributedDataParallel(model)
     if settings.compile:
-        model.compile()
+        compile_network(model)
 
     schedule = Schedule(settings, len(subject) // settings.batch_size)
     steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
@@ -231,15 +232,15 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     Args:
         batch_N3HW: uint8, this process's share of the batch.
     """
-    n, device = len(batch_N3HW), batch_N3HW.device
+    n, device, compiled = len(batch_N3HW), batch_N3HW.device, settings.compile
     seed = _step_seed(settings.seed, step, distributed.rank())
     generator = torch.Generator(device).manual_seed(seed)
     torch.manual_seed(seed)  # of dropout, where a backbone has it
     first_settings = settings.views(None if settings.copies else 0)
-    first = make_views(batch_N3HW, first_settings, generator)
+    first = make_views(batch_N3HW, first_settings, generator, compiled)
     sources, mixed = None, 0
     if settings.copies:
-        second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator)
+        second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator, compiled)
         numbers_N = torch.arange(n, device=device)
         partners_N = numbers_N.clone()
         mixed = round(settings.mixed_share * n)
@@ -251,14 +252,14 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
             offset + torch.cat([numbers_N, numbers_N]), offset + torch.cat([numbers_N, partners_N])
         )
     else:
-        second = make_views(batch_N3HW, settings.views(1), generator)
+        second = make_views(batch_N3HW, settings.views(1), generator, compiled)
     x = torch.cat([first, second]).contiguous(memory_format=torch.channels_last)
     small, pure = None, batch_N3HW[: n - mixed]
     if settings.recipe().jigsaw:
-        small = make_jigsaws(pure, settings.smaller_views(), generator)
+        small = make_jigsaws(pure, settings.smaller_views(), generator, compiled)
     elif count := int(settings.option.get("small_views", 0)):
         smaller = settings.smaller_views()
-        small = torch.cat([make_views(pure, smaller, generator) for _ in range(count)])
+        small = torch.cat([make_views(pure, smaller, generator, compiled) for _ in range(count)])
     if small is not None:
         small = small.contiguous(memory_format=torch.channels_last)
     return Views(x, sources, mixed, small)

@@ -10,7 +10,6 @@ Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view,
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainer.colour import grey, jitter
+from trainer.compiler import compiled
 from trainer.draw import Draw, in_parts
 from trainer.resampling import blur_taps, crop_resize_flip, separable
 
@@ -85,13 +85,13 @@ def make_views(
     images_NCHW: Tensor,
     settings: ViewSettings,
     generator: torch.Generator,
-    show: Callable[..., Tensor] | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """One random view of each image.
 
     Args:
         images_NCHW: uint8 (N, 3, H, W), on the device of ``generator``.
-        show: ``show_views``, or what torch.compile made of it.
+        compile: by what torch.compile makes of ``show_views``.
 
     Returns:
         float32 (N, 3, S, S) in 0 to 1.
@@ -99,10 +99,16 @@ def make_views(
     uniforms = UNIFORMS + bool(settings.solarize_probability)
     shape = (len(images_NCHW), uniforms)
     unit_NP = torch.rand(shape, generator=generator, device=generator.device)
-    return in_parts(partial(show or show_views, settings=settings), images_NCHW, unit_NP)
+    show = compiled(show_views) if compile else show_views
+    return in_parts(partial(show, settings=settings), images_NCHW, unit_NP)
 
 
-def make_jigsaws(images_NCHW: Tensor, settings: ViewSettings, generator: torch.Generator) -> Tensor:
+def make_jigsaws(
+    images_NCHW: Tensor,
+    settings: ViewSettings,
+    generator: torch.Generator,
+    compile: bool = False,
+) -> Tensor:
     """The patches of one random view of each image, which is cut into three by three cells.
 
     Each patch lies somewhere in its cell, so that edges do not tell what was beside it.
@@ -117,7 +123,7 @@ def make_jigsaws(images_NCHW: Tensor, settings: ViewSettings, generator: torch.G
     """
     side, device = settings.size, generator.device
     cell = round(_CELL * side)
-    views = make_views(images_NCHW, replace(settings, size=3 * cell), generator)
+    views = make_views(images_NCHW, replace(settings, size=3 * cell), generator, compile)
     n = len(views)
     cells = (
         views.view(n, 3, 3, cell, 3, cell).permute(0, 2, 4, 1, 3, 5).reshape(n, 9, 3, cell, cell)

@@ -98,7 +98,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--workers", type=int, default=cores, help="of lightly [one a core]")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both networks")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile both networks, and our views"
+    )
     parser.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16"),
         help="of both; auto: what the trainer takes [auto]",
@@ -238,6 +240,7 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
         backbone=task.backbone,
         image_size=task.size,
         batch_size=task.batch_size,
+        compile=task.compile,
         option={"temperature": TEMPERATURE, "projection_width": PROJECTION_WIDTH},
         weight_decay=WEIGHT_DECAY,
     )

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from trainer.edits import EditSettings, make_edits, show_edits
-from trainer.views import ViewSettings, make_views, show_views
+from trainer.edits import EditSettings, make_edits
+from trainer.views import ViewSettings, make_views
 
 
 def torchvision_recipe(settings: ViewSettings) -> Callable[[Tensor], Tensor]:
@@ -62,13 +62,12 @@ def measure(size: int, batch: int, rounds: int, device: str, compiled: bool) -> 
     generator = torch.Generator(device).manual_seed(0)
     recipe, edits = ViewSettings.published(size), EditSettings(size)
     theirs = torchvision_recipe(recipe)
-    show = (torch.compile(show_views), torch.compile(show_edits)) if compiled else (None, None)
     timed: dict[str, Callable[[], float]] = {
         "torchvision": lambda: rate(
             images_N3HW[: len(separate)], lambda _: [theirs(image) for image in separate]
         ),
-        "views": lambda: rate(on_device, lambda x: make_views(x, recipe, generator, show[0])),
-        "edits": lambda: rate(on_device, lambda x: make_edits(x, edits, generator, show[1])),
+        "views": lambda: rate(on_device, lambda x: make_views(x, recipe, generator, compiled)),
+        "edits": lambda: rate(on_device, lambda x: make_edits(x, edits, generator, compiled)),
     }
     rates: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(rounds + 2):  # the first two warm up

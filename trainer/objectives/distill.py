@@ -41,13 +41,14 @@ class Distill(Classifier):
 
     recipe: ClassVar[Recipe] = RECIPE
     taught = True
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, backbone: Backbone, *, temperature: float = 1.0) -> None:
         super().__init__(backbone, head_layers=0)
         self.temperature = temperature
-        self._mean, self._deviation = (
-            torch.tensor(each).view(1, 3, 1, 1) for each in (backbone.mean, backbone.deviation)
-        )
+        for name, each in (("mean", backbone.mean), ("deviation", backbone.deviation)):
+            self.register_buffer(name, torch.tensor(each).view(1, 3, 1, 1), persistent=False)
 
     def follow(self, teacher: nn.Module, classes: int) -> None:
         """Learn from it."""
@@ -57,7 +58,7 @@ class Distill(Classifier):
     def forward(self, seen: Seen) -> Tensor:
         """``distillation`` of the student's logits."""
         x_M3SS = seen.x_M3SS
-        pixels_M3SS = x_M3SS * self._deviation.to(x_M3SS) + self._mean.to(x_M3SS)
+        pixels_M3SS = x_M3SS * self.deviation + self.mean
         with torch.no_grad():
             teacher_MC = self._teacher[0](pixels_M3SS)
         return distillation(self.classify(seen.h_MD), teacher_MC, self.temperature)

@@ -80,6 +80,7 @@ class PIRL(Objective):
         self.jigsaw = nn.Linear(PATCHES * projection_width, projection_width)
         self.register_buffer("memory_IK", torch.empty(0, projection_width))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._steps = 0  # the same, which a GPU need not be waited for
 
     def prepare(self, images: int, classes: int) -> None:  # noqa: ARG002
         """A memory of each image, which says nothing yet."""
@@ -111,18 +112,20 @@ class PIRL(Objective):
         count, device = len(self.memory_IK), self.memory_IK.device
         if self.negatives >= count:
             return torch.arange(count, device=device)
-        generator = torch.Generator().manual_seed(int(self.steps))
+        generator = torch.Generator().manual_seed(self._steps)
         return torch.randint(count, (self.negatives,), generator=generator).to(device)
 
     @torch.no_grad()
     def _remember(self, rows_N: Tensor, z_NK: Tensor) -> None:
         kept_NK = self.memory_IK[rows_N].lerp(z_NK.to(self.memory_IK), 1 - self.momentum)
         self.memory_IK[rows_N] = unit(kept_NK)
-        self.steps += 1
+        self._steps += 1
+        self.steps.fill_(self._steps)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         """With the memory as long as it is there: who loads a run need not know its images."""
         found = state_dict.get(f"{prefix}memory_IK")
         if found is not None:
             self.memory_IK = torch.empty_like(found, device=self.memory_IK.device)
+            self._steps = int(state_dict[f"{prefix}steps"])
         super()._load_from_state_dict(state_dict, prefix, *others)
