@@ -36,15 +36,17 @@ def validate(
     """
     network.eval()
     h_ND = _represent(network, evaluation.pixels, size, device, autocast)
-    queries = functional.normalize(h_ND, dim=1).cpu()
+    queries = functional.normalize(h_ND, dim=1)
     if train.labelled:
         rows = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
         bank = _represent(network, train.pixels[rows], size, device, autocast)
-        bank = functional.normalize(bank, dim=1).cpu()
-        query_labels, bank_labels = joint_labels(evaluation.labels, train.labels[rows])
+        bank = functional.normalize(bank, dim=1)
+        query_labels, bank_labels = (
+            each.to(device) for each in joint_labels(evaluation.labels, train.labels[rows])
+        )
         found = {"knn": weighted_knn(queries, query_labels, bank, bank_labels)}
     else:
-        (labels,) = joint_labels(evaluation.labels)
+        labels = joint_labels(evaluation.labels)[0].to(device)
         found = {"knn": weighted_knn(queries, labels, queries, labels, leave_one_out=True)}
     if isinstance(network.objective, Classifier) and classes is not None:
         with torch.no_grad():
