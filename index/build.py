@@ -30,7 +30,7 @@ from index.collection import Collection
 from index.encoder import CPU, Encoder, Provider, count_cuda_devices
 from index.errors import CollectionLocked, SourceError
 from index.files import held_alone, make_folder
-from index.in_order import InOrder
+from index.in_order import PROCESSORS, InOrder
 from index.outcomes import Comparison, Embed, Embedded, LeaveOut, Outcome, Touch
 from index.records import Known
 from index.transactions import Transaction
@@ -38,10 +38,6 @@ from index.transactions import Transaction
 _LARGEST_COMMIT: Final = 512
 _IMAGES_A_THREAD: Final = 8
 _ON_A_GPU: Final = 2  # one is copied there while the other is encoded
-PROCESSORS: Final = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-)
-"""That this process may use."""
 
 
 @dataclass(frozen=True)

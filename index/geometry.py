@@ -201,9 +201,12 @@ def _matches(query: Features, candidate: Features) -> tuple[NDArray[np.int64], N
     none = np.zeros(0, np.int64)
     if min(len(query.points), len(candidate.points)) < _LEAST_INLIERS:
         return none, none
+    import cv2
+
     unit = np.float32(_DESCRIPTOR_UNIT)
     a, b = query.descriptors / unit, candidate.descriptors / unit
-    similarity = a @ b.T
+    # Not a @ b.T: where several pictures are compared at once, threads of a BLAS spin for others'.
+    similarity = np.asarray(cv2.gemm(a, b, 1, np.empty(0), 0, flags=cv2.GEMM_2_T))
     nearest = similarity.argmax(axis=1)
     rows = np.arange(len(nearest))
     first = similarity[rows, nearest]

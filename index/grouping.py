@@ -16,7 +16,7 @@ from index.errors import TooManyPairs
 from index.neighbours import Neighbours
 from index.policies import Policy
 from index.records import Item
-from index.second_look import Verifier
+from index.second_look import Verifier, looking
 from index.stars import Star, find_stars, stars_of
 from index.store import Store
 from index.transactions import Snapshot
@@ -68,9 +68,10 @@ class Grouping:
             describe_group(star, items, calibration, verdicts, policy) for star in stars
         ]
         if verify:
-            groups = chain(
-                *(self._verified(group, calibration, threshold, policy) for group in groups)
+            looked = looking().map(
+                lambda group: list(self._verified(group, calibration, threshold, policy)), groups
             )
+            groups = chain.from_iterable(looked)
         return Page(tuple(groups), stars[-1].id if more else None)
 
     def _grouped(

@@ -27,7 +27,7 @@ from index.geometry import Features
 from index.orientations import ORIENTATIONS
 from index.perceptual import PerceptualIndex
 from index.records import Item
-from index.second_look import Verifier, verdict
+from index.second_look import Outcome, Verifier, verdict
 from index.transactions import Snapshot
 from index.vectors import Floats, View
 
@@ -133,6 +133,7 @@ def find_matches(
     found = _scored(query, snapshot, sorted(keys))
 
     matches: dict[str, Match] = {}
+    candidates: list[tuple[Match, Item, bool]] = []  # and whether it is sure without a second look
     for match in (*(equal_match("exact", item, offset) for item in equal),
                   *(equal_match("pixels", item, offset) for item in same)):  # fmt: skip
         matches.setdefault(match.id, match)
@@ -152,9 +153,14 @@ def find_matches(
         if item.id in decided:
             matches[item.id] = decided_match(match)
         elif query.features is not None:
-            matches |= _verified(match, verifier, query.features, item, sure=sure)
+            candidates.append((match, item, sure))
         elif sure:
             matches[item.id] = match
+    if query.features is not None:
+        outcomes = verifier.align_all(query.features, [item for _, item, _ in candidates])
+        for (match, item, sure), outcome in zip(candidates, outcomes, strict=True):
+            if seen := _verified(match, outcome, sure=sure):
+                matches[item.id] = seen
     matches.pop(query.exclude or "", None)  # of those with equal bytes or pixels
     return sorted(matches.values(), key=surest_first)[:limit]
 
@@ -188,25 +194,18 @@ def decided_match(match: Match) -> Match:
     return replace(match, false_match_rate=0.0, evidence={**match.evidence, "verdict": "same"})
 
 
-def _verified(
-    match: Match, verifier: Verifier, query: Features, item: Item, *, sure: bool
-) -> dict[str, Match]:
-    """The match by its id, if a second look confirms it; if it is sure, where there can be none."""
-    try:
-        alignment = verifier.align(query, item)
-    except (SourceError, ImageError) as error:
-        return {item.id: _unverified(match, str(error))} if sure else {}
-    seen = verdict(alignment, hashed=match.tier == "perceptual", likely=sure)
+def _verified(match: Match, outcome: Outcome, *, sure: bool) -> Match | None:
+    """The match, if a second look confirms it; if it is sure, where there could be none."""
+    if isinstance(outcome, SourceError | ImageError):
+        unseen = {"verified": False, "reason": str(outcome)}
+        return replace(match, evidence={**match.evidence, **unseen}) if sure else None
+    seen = verdict(outcome, hashed=match.tier == "perceptual", likely=sure)
     if seen is None:
-        return {}
+        return None
     rate = match.false_match_rate
     if seen["verified"]:
         rate = min(rate, VERIFIED_RATE)
-    return {item.id: replace(match, false_match_rate=rate, evidence={**match.evidence, **seen})}
-
-
-def _unverified(match: Match, reason: str) -> Match:
-    return replace(match, evidence={**match.evidence, "verified": False, "reason": reason})
+    return replace(match, false_match_rate=rate, evidence={**match.evidence, **seen})
 
 
 def _looked(match: Match, found: Found, looks: int) -> Match:

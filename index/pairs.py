@@ -18,7 +18,6 @@ Shapes: N rows, K dimensions, L leading coordinates, P pairs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.errors import TooManyPairs
+from index.in_order import PROCESSORS
 from index.shortlist import Bits, Doubles, Floats, Mask, Rows
 
 MOST_PAIRS: Final = 1 << 24
@@ -55,9 +55,6 @@ _SCANNED_UP_TO: Final = 1 << 28  # pairs of hashes, in a fraction of a second
 _HASHES_AT_A_TIME: Final = 1024
 _CANDIDATES_AT_A_TIME: Final = 1 << 20
 
-_PROCESSORS: Final = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-)
 _faiss: Any = faiss  # its type hints lack what is not in its documentation
 
 
@@ -91,7 +88,7 @@ def by_score(
         for row in starts
         if row <= column and fresh < column + _BLOCK
     ]
-    with ThreadPoolExecutor(_PROCESSORS) as pool:
+    with ThreadPoolExecutor(PROCESSORS) as pool:
         try:
             return _joined(pool.map(lambda block: screen.passing(*block), blocks), most)
         except BaseException:

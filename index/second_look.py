@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
 from typing import Any, Final
 
 from index.alignment import Alignment, NoAlignment, is_blind, is_copy
+from index.errors import ImageError, SourceError
 from index.geometry import LONGEST, Features, align, features
 from index.image import upright
+from index.in_order import PROCESSORS
 from index.records import Item
+
+Outcome = Alignment | NoAlignment | SourceError | ImageError
+"""Of a second look; an error stands for what could not be looked at."""
 
 _REMEMBERED: Final = 512  # images' features, about 200 KiB each
 
@@ -38,6 +44,23 @@ class Verifier:
             SourceError, ImageError: the image's file is not there any more, or cannot be read.
         """
         return align(query, self.features(item))
+
+    def align_all(self, query: Features, items: Sequence[Item]) -> list[Outcome]:
+        """Lay the query on each of them, several at once."""
+
+        def outcome(item: Item) -> Outcome:
+            try:
+                return self.align(query, item)
+            except (SourceError, ImageError) as error:
+                return error
+
+        return list(looking().map(outcome, items))
+
+
+@cache
+def looking() -> ThreadPoolExecutor:
+    """The threads that look at pictures, one a processor; what runs on them may not wait for it."""
+    return ThreadPoolExecutor(PROCESSORS, "second look")
 
 
 def verdict(

@@ -8,12 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
-from index.build import PROCESSORS, Settings
+from index.build import Settings
 from index.catalog import Catalog
 from index.commands.command import positive
 from index.encoder import DEFAULT_ENCODER, Provider
 from index.errors import EncoderNotKept
 from index.image import DEFAULT_MAX_PIXELS
+from index.in_order import PROCESSORS
 
 
 def add_encoder_flags(
