@@ -30,7 +30,7 @@ from index.artifact import Calibration
 from index.background import IMAGES, Background, distinct
 from index.edits import EDITS
 from index.encoder import Encoder, Encoding
-from index.errors import ImageError, SourceError, TooFewImages
+from index.errors import CollectionCorrupt, ImageError, ImageNotFound, SourceError, TooFewImages
 from index.files import now
 from index.image import upright
 from index.matching import PERCEPTUAL_DISTANCE
@@ -186,7 +186,8 @@ def measure(
     ``background_keys`` are those of the background's images.
 
     Raises:
-        TooFewImages: so few pairs that no rate below one in a thousand can be told.
+        TooFewImages: so few pairs that no rate below one in a thousand can be told, pairs of so
+            few images that no error can, or so many of the same score that no rate can.
     """
     equal = _equals(set(queries.keys), snapshot, perceptual)
     places = {key: np.flatnonzero(np.isin(background_keys, same)) for key, same in equal.items()}
@@ -230,9 +231,9 @@ def _draw(
             return
         try:
             data = read(item.id)
-            image = Image.fromarray(upright(data, longest=_LONGEST))
+            image = Image.fromarray(upright(data, longest=_LONGEST).pixels)
             yield _Drawn(key, "", number % FOLDS, encoder.load(data).pixels)
-        except (SourceError, ImageError):
+        except (SourceError, ImageError, ImageNotFound, CollectionCorrupt):
             continue
         finally:
             progress()
@@ -281,6 +282,11 @@ def _curve(counts_FB: Counts) -> tuple[Calibration, tuple[float, ...]]:
     over_B, pairs_F = over_FB.sum(0), over_FB[:, 0]
     pairs = int(pairs_F.sum())
     check_pairs(pairs)
+    if np.count_nonzero(pairs_F) < 2:
+        raise TooFewImages(
+            f"all {pairs:,} pairs are of one of {FOLDS} groups of sampled images, expected 2 "
+            "groups or more to tell the error of a rate: sample more images that can be read"
+        )
     rates, thresholds, errors = [1.0], [_LOWEST], [0.0]
     half = 1
     while pairs * 10 ** (-half / 2) >= LEAST_FALSE_MATCHES:
@@ -294,5 +300,10 @@ def _curve(counts_FB: Counts) -> tuple[Calibration, tuple[float, ...]]:
             thresholds.append(_LOWEST + bin_ / _BINS_PER_UNIT)
             errors.append(float(spread / rate))
         half += 1
+    if len(rates) < 2:
+        raise TooFewImages(
+            f"more than {10**-0.5:.0%} of {pairs:,} pairs of a picture and another one have the "
+            "highest copy score, expected fewer: too few of the images look different"
+        )
     curve = Calibration(pairs=pairs, false_match_rates=tuple(rates), thresholds=tuple(thresholds))
     return curve, tuple(errors)

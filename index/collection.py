@@ -39,7 +39,9 @@ from index.errors import (
     CollectionNotFound,
     EncoderMismatch,
     EncoderSwitched,
+    ImageNotFound,
     InvalidVerdict,
+    SourceError,
     SourceUnreadable,
 )
 from index.filters import EVERYTHING, Filter
@@ -50,7 +52,7 @@ from index.kept_encoders import KeptEncoders
 from index.matching import CopyQuery, Match, find_matches
 from index.perceptual import PerceptualIndex
 from index.policies import DEFAULT_POLICY, Policy
-from index.records import Item, Record, Settings, State, check_id
+from index.records import Item, Record, Settings, State, check_id, check_new_id
 from index.second_look import Verifier
 from index.snapshots import Contents
 from index.stars import first_of_kind
@@ -168,11 +170,12 @@ class Collection:
 
         Copy scores are from then on measured against a sample of its own images.
 
-        ``progress`` is called after each sampled image. When ``stop`` is set, what was sampled so
-        far is measured.
+        ``progress`` is called after each sampled image; what it raises ends the measurement, and
+        nothing is changed. When ``stop`` is set, what was sampled so far is measured.
 
         Raises:
-            TooFewImages: the pairs are too few to tell a small rate; nothing was changed.
+            TooFewImages: the pairs are too few, or too alike, to tell a small rate; nothing was
+                changed.
             EncoderMismatch: another encoder made the collection.
         """
         self.check_encoder(encoder)
@@ -234,7 +237,7 @@ class Collection:
         Raises:
             InvalidId, InvalidMetadata, InvalidVector: nothing was stored.
         """
-        check_id(id)
+        check_new_id(id)
         check_rows(encoding.embedding, self._dimensions["embedding"], count=1)
         check_rows(encoding.descriptor, self._dimensions["descriptor"], count=1)
         sha256 = hashlib.sha256(data).hexdigest()
@@ -298,24 +301,26 @@ class Collection:
             keys = [key for key, item in present.items() if item.source == sources_of[item.id]]
             transaction.mark_gone(keys)
 
-    def read(self, id: str) -> bytes:
+    def read(self, id: str, sha256: str | None = None) -> bytes:
         """The bytes of the image file, as they were indexed.
 
         Raises:
-            ImageNotFound: there is no such image.
+            ImageNotFound: there is no such image, or it has other bytes than ``sha256`` by now.
             SourceNotFound: the file that it was indexed from is not there any more.
             SourceUnreadable: that file cannot be read, or holds other bytes by now.
+            CollectionCorrupt: what was uploaded is lost.
         """
         item = self.get(id)
-        kind, _, place = item.source.partition(":")
-        if kind == "blob":
-            return self._blobs.read(place)
-        data = sources.read(item.source)
-        if item.sha256 and hashlib.sha256(data).hexdigest() != item.sha256:
-            raise SourceUnreadable(
-                f"{item.source} has changed since it was indexed; index its source again"
-            )
-        return data
+        while True:
+            if sha256 not in (None, item.sha256):
+                raise ImageNotFound(f"image {id!r} was replaced meanwhile")
+            try:
+                return self._bytes_of(item)
+            except (SourceError, CollectionCorrupt):
+                # Whoever replaces or deletes an image takes its bytes away.
+                before, item = item, self.get(id)
+                if item == before:
+                    raise
 
     def vectors(self, id: str) -> Encoding:
         """An image's vectors, one row; ImageNotFound where it has none."""
@@ -361,7 +366,9 @@ class Collection:
                     and items[key].id != exclude
                     and filter.matches(items[key].metadata)
                 ]
-                kept = self._distinct(snapshot, shown) if group_duplicates else set(shown)
+                kept = set(shown)
+                if group_duplicates:
+                    kept = self._distinct(snapshot, {key: items[key] for key in shown})
                 hits = [
                     Hit(items[key].id, score, items[key].metadata)
                     for key, score in zip(keys.tolist(), scores.tolist(), strict=True)
@@ -486,8 +493,25 @@ class Collection:
         """
         return snapshots.take(self.folder, self.store, self._blobs, file, progress)
 
-    def _distinct(self, snapshot: Snapshot, keys: list[int]) -> set[int]:
-        """Of the keys, nearest first, those that are no copy of one before."""
+    def _bytes_of(self, item: Item) -> bytes:
+        kind, _, place = item.source.partition(":")
+        if kind == "blob":
+            return self._blobs.read(place)
+        data = sources.read(item.source)
+        if item.sha256 and hashlib.sha256(data).hexdigest() != item.sha256:
+            raise SourceUnreadable(
+                f"{item.source} has changed since it was indexed; index its source again"
+            )
+        return data
+
+    def _distinct(self, snapshot: Snapshot, items: Mapping[int, Item]) -> set[int]:
+        """The keys of the items, nearest first, that are no copy of one before."""
+        keys, seen = [], set[str]()
+        for key, item in items.items():
+            digests = {item.sha256, item.pixel_sha256} - {""}
+            if seen.isdisjoint(digests):
+                keys.append(key)
+            seen |= digests
         encoding = snapshot.vectors_of(keys)
         threshold = self.calibration.default_threshold()
         return {keys[row] for row in first_of_kind(encoding, threshold)}

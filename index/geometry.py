@@ -83,7 +83,7 @@ class Features:
     """What is compared of one picture.
 
     Attributes:
-        width: of the pixels that it was made from; with ``height`` the unit of transforms.
+        width: of the picture as given, in pixels; with ``height`` the unit of transforms.
         height: likewise.
         grey: uint8 (h, w), reduced to at most ``LONGEST`` on the longer side.
         points: complex (N,), x + iy in pixels of ``grey``.
@@ -110,8 +110,10 @@ class Features:
         )
 
 
-def features(pixels: NDArray[np.uint8]) -> Features:
+def features(pixels: NDArray[np.uint8], *, size: tuple[int, int] | None = None) -> Features:
     """What ``align`` needs of a picture; uint8 (H, W, 3), RGB, of any size.
+
+    ``size`` is the width and height of the picture as given, where the pixels were reduced.
 
     Raises:
         ValueError: the pixels have another type or shape, or there are none.
@@ -121,10 +123,11 @@ def features(pixels: NDArray[np.uint8]) -> Features:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 (H, W, 3)")
     height, width = pixels.shape[:2]
+    size = size or (width, height)
     scale = LONGEST / max(height, width)
     if scale < 1:
-        size = (max(1, round(scale * width)), max(1, round(scale * height)))
-        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+        reduced = (max(1, round(scale * width)), max(1, round(scale * height)))
+        pixels = np.asarray(cv2.resize(pixels, reduced, interpolation=cv2.INTER_AREA), np.uint8)
     grey = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), np.uint8)
     sift = cv2.SIFT.create(
         _MOST_FEATURES,
@@ -139,8 +142,7 @@ def features(pixels: NDArray[np.uint8]) -> Features:
     sift_N128 = rows[order] if order else np.zeros((0, 128), np.float32)
     root_N128 = np.sqrt(sift_N128 / np.maximum(1, sift_N128.sum(axis=1, keepdims=True)))
     return Features(
-        width,
-        height,
+        *size,
         grey,
         np.array([complex(*each.pt) + 0.5 + 0.5j for each in chosen], np.complex128),
         np.array([each.size for each in chosen], np.complex128) * np.exp(1j * angles),

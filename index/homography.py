@@ -23,6 +23,8 @@ LARGEST_FORESHORTENING: Final = 3.0
 SCALES: Final = (0.08, 12.0)
 """Bounds of the scale in any direction, in the middle of the picture."""
 
+_LEAST_SPREAD: Final = 1.0  # pixels: points that lie closer tell no scale
+
 
 def fit_homography(p: Points, q: Points) -> Matrix:
     """The homography from p to q, of 4 pairs or more, by linear least squares.
@@ -38,12 +40,20 @@ def fit_affine(p: Points, q: Points) -> Matrix:
 
 
 def fit_upright(p: Points, q: Points, quarters: int) -> Matrix:
-    """What crops, resizing and quarter turns (clockwise, so many) alone can do, from p to q."""
+    """What crops, resizing and quarter turns (clockwise, so many) alone can do, from p to q.
+
+    Where all points lie in one row or column, the scale across it is that along it.
+    """
     turned = p * 1j**quarters
     (width, left), (height, top) = (
         np.linalg.lstsq(np.stack([a, np.ones(len(a))], axis=1), b, rcond=None)[0]
         for a, b in ((turned.real, q.real), (turned.imag, q.imag))
     )
+    across, down = np.ptp(turned.real), np.ptp(turned.imag)
+    if down < _LEAST_SPREAD <= across:
+        height, top = width, np.mean(q.imag - width * turned.imag)
+    elif across < _LEAST_SPREAD <= down:
+        width, left = height, np.mean(q.real - height * turned.real)
     cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
     turn = np.array([(cos, -sin, 0), (sin, cos, 0), (0, 0, 1)])
     scale = np.array([(width, 0, left), (0, height, top), (0, 0, 1)])

@@ -101,6 +101,17 @@ class Picture:
     details: Details
 
 
+class Reduced(NamedTuple):
+    """A picture in its own proportions, reduced; ``pixels`` are uint8 (H, W, 3), RGB.
+
+    ``width`` and ``height`` are those of the original after turning it upright, in pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    width: int
+    height: int
+
+
 def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Picture:
     """Decode any supported image, fit it, and take its fingerprint.
 
@@ -124,17 +135,15 @@ def load_pixels(
     return _fitted(_decode(data, draft=draft, max_pixels=max_pixels).image, fit)
 
 
-def upright(
-    data: bytes, *, longest: int, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> NDArray[np.uint8]:
-    """The picture in its own proportions, uint8 (H, W, 3), ``longest`` pixels at most a side.
+def upright(data: bytes, *, longest: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Reduced:
+    """The picture reduced to ``longest`` pixels at most a side.
 
     Raises:
         UnknownFormat, ImageTooLarge, UnreadableImage.
     """
-    image = _decode(data, draft=2 * longest, max_pixels=max_pixels).image
-    image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    decoded = _decode(data, draft=2 * longest, max_pixels=max_pixels)
+    decoded.image.thumbnail((longest, longest), Image.Resampling.BICUBIC)
+    return Reduced(np.asarray(decoded.image), decoded.width, decoded.height)
 
 
 def fit_pixels(pixels: NDArray[np.uint8], fit: Fit) -> NDArray[np.uint8]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from index.artifact import Calibration
 from index.encoder import Encoding
-from index.errors import ImageError, SourceError
+from index.errors import ImageNotFound, KindredError
 from index.fingerprint import BITS
 from index.geometry import Features
 from index.orientations import ORIENTATIONS
@@ -123,10 +123,15 @@ def find_matches(
     equal = snapshot.with_sha256(query.sha256)  # bytes and pixels have one orientation only
     same = snapshot.with_pixels(query.pixel_sha256)
     decided = {item.id: item for item in snapshot.with_any_sha256(verdicts.same_as(query.sha256))}
+    different = {
+        item.id for item in snapshot.with_any_sha256(verdicts.different_from(query.sha256))
+    }
     near = perceptual.near(query.hashes, PERCEPTUAL_DISTANCE)
-    wanted = limit + len(equal) + len(same) + len(near) + (query.exclude is not None)
-    if query.features is not None:
-        wanted = CANDIDATES + len(equal) + len(same)
+    wanted = len(equal) + len(same) + len(different)
+    if query.features is None:
+        wanted += limit + len(near) + (query.exclude is not None)
+    else:
+        wanted += CANDIDATES
     keys = set(near) | set(snapshot.keys_of(decided))
     for row in query.encoding.descriptor:
         keys |= set(view.search("descriptor", row, wanted)[0].tolist())
@@ -137,10 +142,9 @@ def find_matches(
     for match in (*(equal_match("exact", item, offset) for item in equal),
                   *(equal_match("pixels", item, offset) for item in same)):  # fmt: skip
         matches.setdefault(match.id, match)
-    different = verdicts.different_from(query.sha256)
     for key, each in found.items():
         item = each.item
-        if item.id in matches or item.id == query.exclude or item.sha256 in different:
+        if item.id in matches or item.id == query.exclude or item.id in different:
             continue
         if key in near:
             distance, look = near[key]
@@ -195,8 +199,13 @@ def decided_match(match: Match) -> Match:
 
 
 def _verified(match: Match, outcome: Outcome, *, sure: bool) -> Match | None:
-    """The match, if a second look confirms it; if it is sure, where there could be none."""
-    if isinstance(outcome, SourceError | ImageError):
+    """The match, if a second look confirms it; if it is sure, where there could be none.
+
+    None also of an image that was deleted or replaced meanwhile.
+    """
+    if isinstance(outcome, ImageNotFound):
+        return None
+    if isinstance(outcome, KindredError):
         unseen = {"verified": False, "reason": str(outcome)}
         return replace(match, evidence={**match.evidence, **unseen}) if sure else None
     seen = verdict(outcome, hashed=match.tier == "perceptual", likely=sure)

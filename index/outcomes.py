@@ -21,7 +21,7 @@ from index import sources
 from index.encoder import Encoder, Encoding
 from index.errors import ImageError, InvalidId, SourceError, SourceNotFound
 from index.in_order import InOrder
-from index.records import Known, Record, check_id
+from index.records import Known, Record, check_new_id
 from index.sources import SourceItem
 from index.store import Store
 from index.transactions import Snapshot
@@ -128,7 +128,7 @@ class Comparison:
         """What can be said without the image's bytes."""
         name = self._prefix + item.id
         try:
-            check_id(name)
+            check_new_id(name)
         except InvalidId as error:
             return LeaveOut(item, name, None, str(error))
         before = snapshot.known(name)

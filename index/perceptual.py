@@ -49,7 +49,9 @@ class PerceptualIndex:
                 queries.reshape(len(asked), -1), distance + 1
             )
             keys = [self._keys[row] for row in rows.tolist()]
-            live = [self._row_of[key] == row for key, row in zip(keys, rows.tolist(), strict=True)]
+            live = [
+                self._row_of.get(key) == row for key, row in zip(keys, rows.tolist(), strict=True)
+            ]
         which = np.repeat(asked, np.diff(limits.astype(np.int64))).tolist()
         found: dict[int, tuple[int, int]] = {}
         for key, alive, bits, number in zip(keys, live, distances.tolist(), which, strict=True):
@@ -74,8 +76,10 @@ class PerceptualIndex:
     def _add(self, snapshot: Snapshot) -> None:
         for rows in snapshot.hashes_since(self._version):
             hashes = np.frombuffer(b"".join(each for _, each in rows), np.uint8)
-            self._index.add(hashes.reshape(len(rows), -1))
-            for key, _ in rows:
-                self._row_of[key] = len(self._keys)
-                self._keys.append(key)
+            self._index.add(hashes.reshape(-1, BITS // 8))
+            for key, each in rows:
+                self._row_of.pop(key, None)
+                if each:
+                    self._row_of[key] = len(self._keys)
+                    self._keys.append(key)
         self._version = snapshot.version()

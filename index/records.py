@@ -157,6 +157,17 @@ def check_id(id: str) -> None:
         raise InvalidId(f"the id {id!r} holds a NUL or half a surrogate pair, expected plain text")
 
 
+def check_new_id(id: str) -> None:
+    """Raise InvalidId unless an image may be stored under the text.
+
+    ``.`` and ``..`` may not: clients resolve them in a URL, encoded or not. Where a collection has
+    them from before, they can still be looked up and deleted.
+    """
+    check_id(id)
+    if id in (".", ".."):
+        raise InvalidId(f"the id {id!r} would lead to another place in a URL, expected a name")
+
+
 def metadata_text(metadata: Mapping[str, Any]) -> str:
     """Metadata as JSON text.
 

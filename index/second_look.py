@@ -8,40 +8,56 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from index.alignment import Alignment, NoAlignment, is_blind, is_copy
-from index.errors import ImageError, SourceError
+from index.errors import (
+    CollectionCorrupt,
+    ImageError,
+    ImageNotFound,
+    KindredError,
+    SourceError,
+)
 from index.geometry import LONGEST, Features, align, features
-from index.image import upright
+from index.image import DEFAULT_MAX_PIXELS, upright
 from index.in_order import PROCESSORS
 from index.records import Item
 
-Outcome = Alignment | NoAlignment | SourceError | ImageError
-"""Of a second look; an error stands for what could not be looked at."""
+Outcome = Alignment | NoAlignment | KindredError
+"""Of a second look; an error, one of ``UNSEEN``, stands for what could not be looked at."""
+
+UNSEEN: Final = (SourceError, ImageError, ImageNotFound, CollectionCorrupt)
+"""What is wrong with one image only: the others can be looked at."""
 
 _REMEMBERED: Final = 512  # images' features, about 200 KiB each
 
 
-def look_at(data: bytes) -> Features:
+def look_at(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Features:
     """What is compared of an image file; raises ImageError."""
-    return features(upright(data, longest=LONGEST))
+    reduced = upright(data, longest=LONGEST, max_pixels=max_pixels)
+    return features(reduced.pixels, size=(reduced.width, reduced.height))
 
 
 class Verifier:
     """Compares queries with stored images, whose files it reads; safe to use from many threads."""
 
-    def __init__(self, read: Callable[[str], bytes]) -> None:
-        """``read`` gives an image's bytes by its id."""
-        # By digest too: another picture under the same id is looked at anew.
-        self._features = lru_cache(_REMEMBERED)(lambda id_, _sha256: look_at(read(id_)))
+    def __init__(self, read: Callable[[str, str], bytes]) -> None:
+        """``read`` gives an image's bytes by its id and their SHA-256."""
+
+        @lru_cache(_REMEMBERED)
+        def looked(id: str, sha256: str, pixels: int) -> Features:
+            # What is stored was let in, however large it is.
+            return look_at(read(id, sha256), max_pixels=max(pixels, DEFAULT_MAX_PIXELS))
+
+        self._features = looked
 
     def features(self, item: Item) -> Features:
-        """What is compared of a stored image; raises SourceError, ImageError."""
-        return self._features(item.id, item.sha256)
+        """What is compared of a stored image; raises what ``UNSEEN`` lists."""
+        return self._features(item.id, item.sha256, item.pixels)
 
     def align(self, query: Features, item: Item) -> Alignment | NoAlignment:
         """Lay the query on a stored image.
 
         Raises:
-            SourceError, ImageError: the image's file is not there any more, or cannot be read.
+            SourceError, ImageError, CollectionCorrupt: its file is gone, or cannot be read.
+            ImageNotFound: it was deleted or replaced meanwhile.
         """
         return align(query, self.features(item))
 
@@ -51,7 +67,7 @@ class Verifier:
         def outcome(item: Item) -> Outcome:
             try:
                 return self.align(query, item)
-            except (SourceError, ImageError) as error:
+            except UNSEEN as error:
                 return error
 
         return list(looking().map(outcome, items))

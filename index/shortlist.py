@@ -30,6 +30,9 @@ Mask = NDArray[np.bool_]
 LEVELS: Final = (10, 100, 1000)
 """Numbers of neighbours that reaches are measured for; the last is the most that is answered."""
 
+ROUNDING: Final = 1e-5
+"""Above the error of an inner product of unit vectors in float32, however it is summed up."""
+
 _LOG_LEVELS: Final = np.log(LEVELS)
 _REACHED: Final = 0.997  # share of true neighbours whose list is scanned
 _ABOVE_FLOOR: Final = 0.998  # share of queries
@@ -136,8 +139,8 @@ class Shortlist:
         list_of = np.empty(self.lists.ntotal, np.int32)
         inverted = self.lists.invlists
         for number in range(self.lists.nlist):
-            size = inverted.list_size(number)
-            list_of[_faiss.rev_swig_ptr(inverted.get_ids(number), size)] = number
+            if size := inverted.list_size(number):
+                list_of[_faiss.rev_swig_ptr(inverted.get_ids(number), size)] = number
         return list_of
 
     def spread(self, rows: Rows | Mask) -> Rows:
@@ -146,24 +149,27 @@ class Shortlist:
 
     def candidates(
         self, query: Floats, count: int, live: Bits | None = None, spread: Rows | None = None
-    ) -> tuple[Rows, float]:
+    ) -> tuple[Rows, Rows, float]:
         """Rows, in no order, among which the ``count`` nearest to a unit vector (D,) should be.
 
         ``live`` is a bit a row, lowest bit first, and limits the answer to rows whose bit is set;
         ``spread`` says of these how many are in each list. ``count`` is at most the last of LEVELS.
 
-        Beside the rows comes the least cosine that all of the nearest should have. Where they have
-        not, or are fewer, the lists were no guide: a filter may have left only the far ends of
-        near lists.
+        Beside the rows come those of them with the last codes that found room: others of the same
+        codes, and so of equal vectors, may have found none. Then comes the least cosine that all of
+        the nearest should have. Where they have not, or are fewer, the lists were no guide: a
+        filter may have left only the far ends of near lists.
         """
         cosines = self.centroids @ query
         best = cosines.max() if spread is None else self._nearest_filled(cosines, spread)
         reach, floor = (
             np.interp(np.log(count), _LOG_LEVELS, each) for each in (self.reaches, self.floors)
         )
-        probed = np.flatnonzero(cosines >= best - reach)
+        # Equal vectors may lie in several lists that are equally near.
+        probed = np.flatnonzero(cosines >= best - reach - ROUNDING)
         depth = max(count, LEVELS[0]) * self.depth
-        return self._scan(query, probed, cosines[probed], depth, live), float(best + floor)
+        rows, last = self._scan(query, probed, cosines[probed], depth, live)
+        return rows, last, float(best + floor)
 
     def _nearest_filled(self, cosines: Floats, spread: Rows) -> np.float32:
         """How near the nearest lists are that together hold as many live rows as a list does.
@@ -177,7 +183,7 @@ class Shortlist:
 
     def _scan(
         self, query: Floats, probed: Rows, cosines: Floats, count: int, live: Bits | None
-    ) -> Rows:
+    ) -> tuple[Rows, Rows]:
         selector = _faiss.IDSelectorBitmap(live) if live is not None else None
         scores, rows = np.empty(count, np.float32), np.empty(count, np.int64)
         # FAISS's own wrapper of this call takes no parameters, and so neither a number of lists
@@ -193,7 +199,9 @@ class Shortlist:
             False,
             _faiss.SearchParametersIVF(nprobe=len(probed), sel=selector),
         )
-        return rows[rows >= 0]
+        found = rows >= 0
+        last = found.all() & (scores == scores.min())
+        return rows[found], rows[last]
 
 
 def _some(vectors: Floats, count: int, random: np.random.Generator) -> Floats:

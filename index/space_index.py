@@ -31,7 +31,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from index.shortlist import LEVELS, Bits, Floats, Mask, Rows, Shortlist
+from index.shortlist import LEVELS, ROUNDING, Bits, Floats, Mask, Rows, Shortlist
 
 Keys = NDArray[np.int64]
 
@@ -123,9 +123,13 @@ class OnDisk:
 
     def cosines(self, query: Floats, rows: Rows) -> Floats:
         """Inner products of a query (D,) with some rows."""
-        read = b"".join([self._bytes(row, 1) for row in rows.tolist()])
-        vectors = np.frombuffer(read, np.float32).reshape(len(rows), self.dimension)
-        return cosines(query, vectors, np.arange(len(rows)))
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _READ_AT_A_TIME):
+            some = rows[start : start + _READ_AT_A_TIME]
+            read = b"".join([self._bytes(row, 1) for row in some.tolist()])
+            vectors = np.frombuffer(read, np.float32).reshape(len(some), self.dimension)
+            scores[start : start + len(some)] = cosines(query, vectors, np.arange(len(some)))
+        return scores
 
     def all_cosines(self, query: Floats) -> Floats:
         """Inner products with every row, (N,)."""
@@ -217,18 +221,31 @@ class SpaceIndex:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         few = chosen is not None and available <= _COMPARED_UP_TO
         if self.shortlist is not None and not few and count <= LEVELS[-1]:
-            rows, floor = self._candidates(self.shortlist, query, count, live, chosen)
-            if len(rows) >= count:
-                keys, scores = self._best(query, rows, count)
-                if scores[-1] >= floor:
-                    return keys, scores
+            found = self._listed(self.shortlist, query, count, live, chosen)
+            if found is not None:
+                return found
         if chosen is None:
             chosen = highest(self.vectors.all_cosines(query), live.mask, count)
         return self._best(query, chosen, count)
 
+    def _listed(
+        self, shortlist: Shortlist, query: Floats, count: int, live: Live, chosen: Rows | None
+    ) -> tuple[Keys, Floats] | None:
+        """What a short list leads to; None where it is no guide, or cuts equal vectors apart."""
+        for asked in (count, LEVELS[-1]):
+            rows, last, floor = self._candidates(shortlist, query, asked, live, chosen)
+            if len(rows) < count:
+                return None
+            keys, scores = self._best(query, rows, count)
+            if scores[-1] < floor:
+                return None
+            if not np.any(self.vectors.cosines(query, last) >= scores[-1]):
+                return keys, scores
+        return None
+
     def _candidates(
         self, shortlist: Shortlist, query: Floats, count: int, live: Live, chosen: Rows | None
-    ) -> tuple[Rows, float]:
+    ) -> tuple[Rows, Rows, float]:
         if chosen is not None:
             spread = shortlist.spread(chosen)
             return shortlist.candidates(query, count, Live.of(chosen, len(self.keys)).bits, spread)
@@ -308,10 +325,15 @@ def cosines(query: Floats, vectors: Floats, rows: Rows) -> Floats:
 
 
 def highest(scores: Floats, live: Mask, count: int) -> Rows:
-    """The live rows of the ``count`` highest scores, in no order; there are that many."""
-    if count >= len(scores):
-        return np.arange(len(scores))
-    return np.argpartition(np.where(live, -scores, np.float32(np.inf)), count)[:count]
+    """The live rows of the ``count`` highest scores, and all whose scores may equal the least.
+
+    They are ascending. There are as many live rows, which have finite scores.
+    """
+    if count == 0:
+        return np.empty(0, np.int64)
+    falling = np.where(live, scores, np.float32(-np.inf))
+    least = np.partition(falling, -count)[-count]
+    return np.flatnonzero(falling >= least - np.float32(ROUNDING))
 
 
 def _keys(keys: Keys) -> Keys:

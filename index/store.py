@@ -258,7 +258,7 @@ class Store:
             CollectionError: the disk is full or read-only.
             EncoderSwitched: the vectors are of another encoder than when it was opened.
         """
-        with self._writing, _named_errors(self.path):
+        with self._writing, _named_errors(self.path, self.check_alive):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
                 self.check_alive()  # under SQLite's lock, which a deletion takes as well
@@ -308,7 +308,9 @@ class Store:
 
     def follower(self) -> Follower:
         """A watch on changes, with a connection of its own; the caller closes it."""
-        return Follower(self._connect(), self.path, self._check_encoder, self._backgrounds)
+        return Follower(
+            self._connect(), self.path, self.check_alive, self._check_encoder, self._backgrounds
+        )
 
     def _check_encoder(self, snapshot: Snapshot) -> None:
         """Vectors of two encoders do not compare: whoever holds some of one must not go on."""
@@ -330,6 +332,7 @@ class Store:
     def _borrow(self) -> sqlite3.Connection:
         with self._pool:
             if self._closed:
+                self.check_alive()
                 raise CollectionError(f"the collection at {self.path.parent} is closed")
             if self._idle:
                 return self._idle.pop()
@@ -343,7 +346,7 @@ class Store:
         connection.close()
 
     def _connect(self) -> sqlite3.Connection:
-        with _named_errors(self.path):
+        with _named_errors(self.path, self.check_alive):
             connection = sqlite3.connect(
                 # mode=rw never makes a database.
                 f"{self.path.absolute().as_uri()}?{'immutable=1' if self._frozen else 'mode=rw'}",
@@ -396,11 +399,13 @@ class Follower:
         self,
         connection: sqlite3.Connection,
         path: Path,
+        check_alive: Callable[[], None],
         check: Callable[[Snapshot], None],
         backgrounds: Backgrounds,
     ) -> None:
         self._connection = connection
         self._path = path
+        self._check_alive = check_alive
         self._check = check
         self._backgrounds = backgrounds
         self._seen: int | None = None
@@ -408,7 +413,7 @@ class Follower:
     @contextmanager
     def changes(self) -> Iterator[Snapshot | None]:
         """A snapshot if there was a commit since the last one that was read through, else None."""
-        with _named_errors(self._path):
+        with _named_errors(self._path, self._check_alive):
             latest = self._connection.execute("PRAGMA data_version").fetchone()[0]
         if latest == self._seen:
             yield None
@@ -452,11 +457,15 @@ def _reading(
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Say what an SQLite failure means for the person who asked."""
+def _named_errors(path: Path, check_alive: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Say what an SQLite failure means for the person who asked.
+
+    ``check_alive`` raises what there is to say where the collection was deleted.
+    """
     try:
         yield
     except sqlite3.DatabaseError as error:
+        check_alive()
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             raise CollectionLocked(

@@ -22,6 +22,7 @@ from index.records import (
     Record,
     State,
     check_id,
+    check_new_id,
     metadata_text,
 )
 from index.vectors import Floats, Keys
@@ -193,10 +194,12 @@ class Snapshot:
         return Background(np.frombuffer(data, FLOAT).reshape(rows, -1).astype(np.float32))
 
     def hashes_since(self, version: int) -> Iterator[list[tuple[int, bytes]]]:
-        """Keys and perceptual hashes of present items that changed after ``version``, in parts."""
+        """Keys and perceptual hashes of present items that changed after ``version``, in parts.
+
+        Hashes of no bytes are among them: pictures that have none may replace others that had.
+        """
         cursor = self._connection.execute(
-            "SELECT key, perceptual FROM items WHERE version > ? AND +state = 'present'"
-            " AND perceptual != x''",
+            "SELECT key, perceptual FROM items WHERE version > ? AND +state = 'present'",
             (version,),
         )
         while rows := cursor.fetchmany(_ROWS_AT_A_TIME):
@@ -523,7 +526,7 @@ class Transaction(Snapshot):
         return item
 
     def _upsert(self, record: Record, state: State, reason: str) -> int:
-        check_id(record.id)
+        check_new_id(record.id)
         values = (
             state,
             self.number,

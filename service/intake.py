@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.encoder import Encoder, Encoding
+from index.geometry import Features
 from index.image import Picture, thumbnail
+from index.second_look import look_at
 from service.metrics import Metrics
 from service.problems import OVERLOADED, ProblemError
 
@@ -96,6 +98,12 @@ class Intake:
         return await anyio.to_thread.run_sync(
             lambda: thumbnail(data, longest=longest, max_pixels=self._max_pixels),
             limiter=self._decoders,
+        )
+
+    async def features(self, data: bytes) -> Features:
+        """What a second look compares of the image; raises ImageError."""
+        return await anyio.to_thread.run_sync(
+            lambda: look_at(data, max_pixels=self._max_pixels), limiter=self._decoders
         )
 
     async def encode(self, pixels: NDArray[np.uint8], encoder: Encoder) -> Encoding:

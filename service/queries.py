@@ -15,7 +15,6 @@ from index.encoder import Encoder, Encoding
 from index.fingerprint import perceptual_hash
 from index.image import Picture
 from index.orientations import oriented
-from index.second_look import look_at
 from service.problems import UNAVAILABLE_OPTION, ProblemError, invalid
 from service.requests import ImageQuery
 from service.state import Service
@@ -102,5 +101,5 @@ async def _look(
         [perceptual_hash(each) for each in small],
         sha256,
         picture.fingerprint.pixel_sha256,
-        features=await anyio.to_thread.run_sync(look_at, data) if verify else None,
+        features=await service.intake.features(data) if verify else None,
     )

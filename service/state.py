@@ -59,8 +59,8 @@ OpenCollection = Annotated[Collection, Depends(_collection)]
 ImagePathId = Annotated[
     str,
     Path(
-        description="The image's id: any text of 1 to 512 characters, percent-encoded as one "
-        "path segment (`/` as `%2F`).",
+        description="The image's id: any text of 1 to 512 characters but `.` and `..`, "
+        "percent-encoded as one path segment (`/` as `%2F`).",
         examples=["snow2.jpg"],
     ),
 ]

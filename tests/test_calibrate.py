@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import jpeg, put
+from PIL import Image
 
 from index import cli
 from index.build import build
-from index.calibrate import FOLDS, LEAST_FALSE_MATCHES, CalibrationSettings, _curve
+from index.calibrate import FOLDS, LEAST_FALSE_MATCHES, CalibrationSettings, _curve, sample
 from index.catalog import Catalog
 from index.collection import Collection, CopyQuery
+from index.commands.build import _calibrate
+from index.commands.signals import Stop
 from index.edits import EDITS
 from index.encoder import Encoder
 from index.errors import TooFewImages
@@ -122,6 +126,40 @@ def test_too_few_images_promise_nothing(tmp_path: Path, encoder: Encoder) -> Non
         assert collection.measured() is None
 
 
+def test_pictures_that_look_alike_promise_nothing(tmp_path: Path, encoder: Encoder) -> None:
+    """Plain white ones of different widths: the scores of all pairs are the same."""
+    with Catalog(tmp_path).create("white", encoder) as collection:
+        for width in range(40, 100):
+            buffer = io.BytesIO()
+            Image.new("RGB", (width, 60), "white").save(buffer, "PNG")
+            put(collection, encoder, str(width), buffer.getvalue())
+        with pytest.raises(TooFewImages, match=r"more than 32% of 14,160 pairs .* look different"):
+            collection.calibrate(encoder)
+        assert collection.measured() is None
+
+
+def test_images_of_one_fold_tell_no_error() -> None:
+    counts = np.zeros((FOLDS, 8192), np.int64)
+    counts[3, 4000:4100] = 200
+    with pytest.raises(TooFewImages, match=r"20,000 pairs .* expected 2 groups"):
+        _curve(counts)
+    counts[4] = counts[3]
+    assert np.isfinite(_curve(counts)[1]).all()
+
+
+def test_what_goes_away_meanwhile_is_passed_over(collection: Collection, encoder: Encoder) -> None:
+    with collection.store.read() as snapshot:
+        _, deleted, lost, *_ = sample(snapshot, SMALL).values()
+
+    def progress() -> None:
+        blob = next((collection.folder / "blobs").rglob(lost.sha256), None)
+        if blob is not None:
+            blob.unlink()
+            collection.delete(deleted.id)
+
+    assert collection.calibrate(encoder, SMALL, progress=progress).sampled == 38
+
+
 def test_unreadable_images_are_passed_over_and_a_stop_measures_what_there_is(
     tmp_path: Path, encoder: Encoder
 ) -> None:
@@ -171,6 +209,28 @@ def test_curve_counts_exactly_and_its_error_is_that_of_repeated_measurement() ->
 def test_settings_are_checked(sample: int, copies: int) -> None:
     with pytest.raises(ValueError, match="expected"):
         CalibrationSettings(sample=sample, copies=copies)
+
+
+def test_a_build_that_is_stopped_while_it_calibrates_stores_nothing(
+    collection: Collection, encoder_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopped(Stop):
+        """Set after 50 images."""
+
+        images = 0
+
+        def is_set(self) -> bool:
+            self.images += 1
+            return self.images > 50
+
+    options = cli._parser().parse_args(
+        ["build", "source", "--collection", "measured", "--encoder", str(encoder_path)]
+    )
+    _calibrate(collection, options, Stopped())
+    assert collection.measured() is None
+    assert "the same command does it" in capsys.readouterr().err
+    _calibrate(collection, options, Stop())
+    assert collection.is_calibrated()
 
 
 def test_command_prints_curve_and_shares(

@@ -102,6 +102,9 @@ def test_settings_that_are_not_legible_are_a_named_error(tmp_path: Path) -> None
     (tmp_path / checkpoint.SETTINGS).write_text('{"seed": ')
     with pytest.raises(RunError, match=r"settings\.json cannot be read"):
         read_settings(tmp_path)
+    (tmp_path / checkpoint.SETTINGS).write_text("[1, 2]")
+    with pytest.raises(RunError, match=r"settings\.json holds a list, expected an object"):
+        read_settings(tmp_path)
 
 
 def test_a_log_on_a_full_disk_is_a_named_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import logging
 import os
@@ -11,22 +12,24 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import faiss
 import numpy as np
 import pytest
-from pictures import jpeg, put
+from pictures import jpeg, picture, put
 
 from index import filters, indexes
 from index.catalog import Catalog
-from index.collection import Collection, CopyQuery
+from index.collection import Collection, CopyQuery, Item
 from index.encoder import Encoder
 from index.errors import (
     CollectionCorrupt,
     CollectionLocked,
+    CollectionNotFound,
     ImageNotFound,
     InvalidId,
     InvalidMetadata,
@@ -116,6 +119,32 @@ def test_a_deleted_image_is_gone_from_the_next_search(
     assert collection.count() == {"present": 2, "gone": 0, "unreadable": 0}
 
 
+def test_reading_an_image_that_is_replaced_or_deleted_meanwhile(
+    catalog: Catalog, collection: Collection, encoder: Encoder
+) -> None:
+    """Once it was looked up, and before its bytes are read."""
+    put(collection, encoder, "a", jpeg(1))
+    meanwhile: list[Callable[[], object]] = []
+
+    class Overtaken(Collection):
+        def get(self, id: str) -> Item:
+            item = super().get(id)
+            while meanwhile:
+                meanwhile.pop()()
+            return item
+
+    with Overtaken(collection.folder) as overtaken:
+        meanwhile.append(lambda: put(collection, encoder, "a", jpeg(2)))
+        assert overtaken.read("a") == jpeg(2)
+        meanwhile.append(lambda: collection.delete("a"))
+        with pytest.raises(ImageNotFound):
+            overtaken.read("a")
+        put(collection, encoder, "a", jpeg(1))
+        meanwhile.append(lambda: catalog.delete("pictures"))
+        with pytest.raises(CollectionNotFound):
+            overtaken.read("a")
+
+
 def test_equal_bytes_are_kept_once_until_the_last_image_goes(
     collection: Collection, encoder: Encoder
 ) -> None:
@@ -138,14 +167,15 @@ def test_new_metadata_takes_the_place_of_the_old(collection: Collection, encoder
 
 
 def test_a_refused_image_leaves_nothing_behind(collection: Collection, encoder: Encoder) -> None:
-    picture = encoder.load(jpeg(1))
-    encoding = encoder.encode(np.stack([picture.pixels, picture.pixels]))
-    with pytest.raises(InvalidId):
-        put(collection, encoder, "", jpeg(1))
+    loaded = encoder.load(jpeg(1))
+    encoding = encoder.encode(np.stack([loaded.pixels, loaded.pixels]))
+    for name in ("", ".", ".."):
+        with pytest.raises(InvalidId):
+            put(collection, encoder, name, jpeg(1))
     with pytest.raises(InvalidMetadata):
         put(collection, encoder, "a", jpeg(1), {"a": float("nan")})
     with pytest.raises(InvalidVector, match="expected \\(1, 64\\)"):
-        collection.put("a", jpeg(1), picture, encoding)
+        collection.put("a", jpeg(1), loaded, encoding)
     assert collection.count()["present"] == 0
     assert not [path for path in (collection.folder / "blobs").rglob("*.draft") if path.is_file()]
 
@@ -205,6 +235,21 @@ def test_a_search_gives_the_nearest_of_each_kind(collection: Collection, encoder
     every = [name[0] for name in found(collection, encoder, 2, top_k=100)]
     assert kinds == list(dict.fromkeys(every))[:5]
     assert every[:3] == ["2", "2", "2"]
+
+
+def test_equal_pictures_are_of_one_kind_whatever_their_copy_score(
+    collection: Collection, encoder: Encoder
+) -> None:
+    """An offset that high leaves a picture's score with itself below the threshold."""
+    for name, level in (("a", 6), ("b", 6), ("c", 1)):
+        data = io.BytesIO()
+        picture(1).save(data, "PNG", compress_level=level)
+        loaded = encoder.load(data.getvalue())
+        encoding = encoder.encode(loaded.pixels[np.newaxis])
+        busy = replace(encoding, descriptor_offset=np.array([0.9], np.float32))
+        collection.put(name, data.getvalue(), loaded, busy)
+    put(collection, encoder, "d", jpeg(2))
+    assert found(collection, encoder, 1, group_duplicates=True) == ["a", "d"]
 
 
 def test_a_query_is_scaled_to_unit_length(collection: Collection, encoder: Encoder) -> None:

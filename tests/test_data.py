@@ -349,3 +349,48 @@ def test_the_same_picture_many_times_is_an_error(tmp_path: Path, photographs: li
         shutil.copy(photographs[1], source / f"{number}.jpg")
         assert len(load_images(str(source), FIT, tmp_path / "cache")) == 5
         shutil.copy(photographs[0], source / f"{number}.jpg")
+
+
+def test_kept_images_are_replaced_only_by_those_of_the_digest(
+    folder: Path, tmp_path: Path, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others are decoded beside them, which goes on where it was interrupted, and refused."""
+    cache, others = tmp_path / "cache", tmp_path / "others"
+    kept = load_images(str(folder), FIT, cache)
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    shutil.copytree(folder, others)
+    shutil.copy(photographs[9], others / "odd" / "new.jpg")
+    decoded: list[int] = []
+
+    def interrupted_load(content: bytes, fit: Fit) -> object:
+        if len(decoded) == 5:
+            decoded.clear()
+            raise KeyboardInterrupt
+        decoded.append(len(content))
+        return load_pixels(content, fit)
+
+    monkeypatch.setattr(data, "load_pixels", interrupted_load)
+    with pytest.raises(KeyboardInterrupt):
+        load_images(str(others), FIT, cache, workers=1, digest=kept.digest)
+    assert_equal(kept_images(cache, FIT, kept.digest), kept)
+    with pytest.raises(RunError, match=r"others: the images have changed: their digest is \w{12}"):
+        load_images(str(others), FIT, cache, workers=1, digest=kept.digest)
+    assert len(decoded) == 9 - 5
+    assert {path.name: path.read_bytes() for path in cache.iterdir()} == before
+    with pytest.raises(RunError, match="does not hold the decoded images"):
+        kept_images(cache, FIT, "0" * 64)
+
+
+def test_the_same_images_elsewhere_take_the_place_of_those_kept(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache, moved = tmp_path / "cache", tmp_path / "moved"
+    kept = load_images(str(folder), FIT, cache)
+    names = sorted(path.name for path in cache.iterdir())
+    shutil.copytree(folder, moved, copy_function=shutil.copyfile)
+    (moved / "even").rename(moved / "a")
+    again = load_images(str(moved), FIT, cache, digest=kept.digest)
+    np.testing.assert_array_equal(again.pixels, kept.pixels)
+    assert again.labels.tolist() == ["a"] * 4 + ["odd"] * 4
+    assert_equal(kept_images(cache, FIT, kept.digest), again)
+    assert sorted(path.name for path in cache.iterdir()) == names

@@ -40,7 +40,7 @@ class FakeGenerator:
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
-    """Random numbers on a GPU, and autocast there, which torch refuses where there is none."""
+    """Random numbers, pinned memory and autocast, which torch refuses where there is no GPU."""
 
     def without_generator(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def drawn(*shape: Any, generator: Any = None, **options: Any) -> Tensor:
@@ -53,6 +53,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> FakeTensorMode:
     for name in ("rand", "randn", "randint"):
         monkeypatch.setattr(torch, name, without_generator(getattr(torch, name)))
     monkeypatch.setattr(torch, "Generator", FakeGenerator)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
     monkeypatch.setattr(torch, "manual_seed", lambda _seed: None)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)

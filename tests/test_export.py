@@ -14,13 +14,14 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from index.artifact import read_metadata
 from index.encoder import Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels, load_pixels
-from trainer import cli, export, start
-from trainer.evaluate import EvaluateSettings, evaluate
+from trainer import checkpoint, cli, export, start
+from trainer.evaluate import EvaluateSettings, evaluate, score
 from trainer.network import Network, create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
@@ -247,6 +248,35 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         export.export(export.ExportSettings(str(tmp_path), str(tmp_path / "x.onnx")))
     with pytest.raises(RunError, match=r"ends in \.onnx"):
         export.ExportSettings(str(tmp_path), "encoder.pt")
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file").touch()
+    for out in ("folder.onnx", "file/encoder.onnx"):
+        with pytest.raises(RunError, match=r"could not be written .*; nothing was exported"):
+            export.export(export.ExportSettings(str(run), str(tmp_path / out)))
+
+
+def test_a_bank_suffices_where_each_image_is_alone_in_its_class() -> None:
+    x_ND = functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(0)))
+    names = np.array(["a", "b", "c"])
+    scores = score(x_ND[:3], names, (x_ND[:3], x_ND[:3]), (x_ND, np.tile(names, 2)))
+    assert (scores.knn, scores.linear_probe) == (1.0, 1.0)
+    assert scores.recall_at_1 is None
+
+
+def test_other_images_are_refused_and_those_of_the_run_stay(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    recorded = checkpoint.read_settings(run)
+    shutil.copytree(recorded["data"], tmp_path / "others")
+    next((tmp_path / "others").rglob("*.jpg")).unlink()
+    checkpoint.write_settings(tmp_path / "run", recorded | {"data": str(tmp_path / "others")})
+    with pytest.raises(RunError, match="others: the images have changed"):
+        export.export(export.ExportSettings(str(tmp_path / "run"), str(tmp_path / "x.onnx")))
+    for name in ("pixels.u8", "progress.json"):
+        kept = tmp_path / "run" / "data" / name
+        assert kept.read_bytes() == (run / "data" / name).read_bytes()
 
 
 def test_evaluation_goes_through_the_file(exported: Path, pictures: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainer.cli import main
 from trainer.labelled import chosen_rows
 from trainer.objectives.distill import distillation
 from trainer.pretrain import pretrain
+from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
 from trainer.trained import load_trained
 
@@ -71,6 +74,9 @@ def test_fine_tuned_and_distilled_runs_learn_the_classes_and_serve_as_any_other(
     more = ["--epochs", "30", "--learning-rate", "0.003", "--optimizer", "adamw"]
     more += ["--eval-data", str(pictures), "--batch-size", "8", "--device", "cpu"]
     assert run("finetune", pictures, tuned, "--from", str(start), "--labels", "75%", *more) == 0
+    assert checkpoint.read_settings(tuned)["jitter_strength"] is None  # the paper's
+    losses = [line["loss"] for line in log_of(tuned) if "loss" in line]
+    assert losses[0] == pytest.approx(math.log(4))
     top1 = [line["top1"] for line in log_of(tuned) if "top1" in line]
     assert top1[0] < 0.3  # a classifier that says nothing yet
     assert top1[-1] > 0.6
@@ -151,6 +157,35 @@ def test_what_cannot_be_learnt_is_refused_before_training(
     assert not (out / checkpoint.CHECKPOINT).exists()
     assert run("finetune", pictures, out, *SMALL) == 2
     assert "from is missing" in capsys.readouterr().err
+
+
+def test_other_labels_of_the_same_images_are_refused(pictures: Path, tmp_path: Path) -> None:
+    """One image becomes the first of the next class, which leaves their order as it was."""
+    shutil.copytree(pictures, tmp_path / "pictures")
+    settings = small(tmp_path / "pictures", tmp_path / "run")
+    pretrain(replace(settings, max_minutes=1e-6))
+    last = max((tmp_path / "pictures" / "beach").iterdir())
+    last.rename(tmp_path / "pictures" / "city" / f"0 {last.name}")
+    with pytest.raises(RunError, match="holds a run with other settings: the labels have changed"):
+        pretrain(settings)
+    with pytest.raises(RunError, match=r"labels of .*pictures have changed since .*run was made"):
+        reproduce(ReproduceSettings(settings.out, str(tmp_path / "again")))
+    recorded = checkpoint.read_settings(tmp_path / "run")
+    del recorded["labels_digest"]  # as earlier versions recorded runs
+    checkpoint.write_settings(tmp_path / "run", recorded)
+    pretrain(settings)
+    assert checkpoint.load_checkpoint(tmp_path / "run")["step"] == 3
+
+
+def test_another_teacher_in_the_same_folder_is_refused(pictures: Path, tmp_path: Path) -> None:
+    teacher = small(pictures, tmp_path / "teacher", max_minutes=1e-6)
+    student = small(pictures, tmp_path / "student", method="distill", teacher=teacher.out)
+    pretrain(teacher)
+    pretrain(replace(student, max_minutes=1e-6))
+    shutil.rmtree(teacher.out)
+    pretrain(replace(teacher, seed=1))
+    with pytest.raises(RunError, match=r"the teacher .*teacher has changed"):
+        pretrain(student)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

@@ -68,6 +68,15 @@ def test_quarter_turns_are_found_again(seed: int, quarters: int, across: float) 
     assert fit_upright(p, apply(matrix, p), quarters) == pytest.approx(matrix, abs=1e-6)
 
 
+@given(seed=st.integers(0, 1000), quarters=st.integers(-2, 2))
+def test_points_in_one_row_or_column_are_scaled_across_as_along(seed: int, quarters: int) -> None:
+    matrix = turned(90 * quarters, 0.7)
+    row, column = scattered(seed), scattered(seed)
+    row.imag = column.real = 8
+    for p in (row, column):
+        assert fit_upright(p, apply(matrix, p), quarters) == pytest.approx(matrix, abs=1e-6)
+
+
 def test_what_is_not_upright_is_not_explained_by_quarter_turns() -> None:
     p = scattered(0)
     q = apply(turned(3), p)

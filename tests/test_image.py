@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from index.errors import ImageError, ImageTooLarge, UnknownFormat, UnreadableImage
-from index.image import Fit, Picture, fit_pixels, load, thumbnail
+from index.image import Fit, Picture, fit_pixels, load, thumbnail, upright
 
 # As index.image itself does; pytest sets its own filters over them.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
@@ -162,6 +162,9 @@ def test_the_picture_stands_upright_whatever_its_exif_orientation(
     shown = Image.open(io.BytesIO(thumbnail(data)))
     assert shown.size == (48, 32)
     assert np.abs(np.asarray(shown)[8::16, 8::16].astype(int) - CELLS).max() <= 12
+    reduced = upright(data, longest=24)
+    assert reduced.pixels.shape == (16, 24, 3)
+    assert (reduced.width, reduced.height) == (48, 32)
 
 
 @pytest.mark.parametrize("damaged", [0, 9, 65535])

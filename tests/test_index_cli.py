@@ -64,7 +64,7 @@ def test_the_first_build_of_a_collection_calibrates_it_if_it_is_large_enough(
             return collection.measured()
 
     assert main(build) == 0
-    assert "not calibrated, too small" in capsys.readouterr().err
+    assert "not calibrated: there are 144 pairs" in capsys.readouterr().err
     for seed in range(4, 60):
         (source / f"{seed}.jpg").write_bytes(jpeg(seed))
     assert main([*build, "--no-calibrate"]) == 0
@@ -147,6 +147,11 @@ def test_what_is_refused_is_explained(
         ["build", "folder"],
         ["build", "folder", "--collection", "a", "--workers", "0"],
         ["build", "folder", "--collection", "a", "--provider", "tpu"],
+        ["build", "", "--collection", "a"],
+        ["watch", "", "--collection", "a"],
+        ["calibrate", "--collection", "a", "--seed", "-1"],
+        ["duplicates", "--collection", "a", "--threshold", "nan"],
+        ["duplicates", "--collection", "a", "--max-false-match-rate", "inf"],
         ["duplicates", "--collection", "a", "--threshold", "1", "--max-false-match-rate", "1"],
     ],
 )

@@ -19,9 +19,10 @@ from index.collection import Collection, CopyQuery, Match, Page
 from index.encoder import Encoder
 from index.errors import ImageNotFound, InvalidVerdict
 from index.fingerprint import perceptual_hash
-from index.matching import PERCEPTUAL_RATE, TIERS, VERIFIED_RATE
+from index.matching import PERCEPTUAL_RATE, TIERS, VERIFIED_RATE, find_matches
 from index.orientations import ORIENTATIONS, oriented
-from index.second_look import look_at
+from index.perceptual import PerceptualIndex
+from index.second_look import Verifier, look_at
 
 NEVER = 9.0  # a copy score that nothing has
 
@@ -88,6 +89,17 @@ def test_perceptual_match_says_how_many_bits_differ(
     match = first(collection, query(encoder, png(photograph.resize((256, 128)))))
     assert match.evidence["hash"] == "pdq"
     assert 0 <= match.evidence["distance"] <= 31
+
+
+def test_a_picture_without_a_hash_does_not_keep_that_of_the_one_it_replaced(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    name, asked = photographs[0].stem, query(encoder, png(photograph.resize((256, 128))))
+    assert first(collection, asked).id == name
+    put(collection, encoder, name, png(Image.new("RGB", (64, 48), "white")))
+    assert collection.copies(asked, threshold=NEVER) == []
+    put(collection, encoder, name, png(photograph))
+    assert first(collection, asked).id == name
 
 
 def test_what_hashes_miss_is_found_over_the_threshold_by_descriptor(
@@ -211,6 +223,62 @@ def test_without_its_file_a_match_stands_as_it_is_and_says_so(
         assert photographs[0].name in match.evidence["reason"]
 
 
+def test_second_look_says_how_large_the_pictures_are_as_given(
+    collection: Collection, encoder: Encoder, photograph: Image.Image
+) -> None:
+    put(collection, encoder, "large", png(photograph.resize((1536, 768))))
+    data = png(photograph.resize((768, 384)))
+    asked = replace(query(encoder, data), features=look_at(data))
+    (match,) = (each for each in collection.copies(asked, threshold=NEVER) if each.id == "large")
+    assert match.evidence["scale"] == pytest.approx(2, abs=0.01)
+
+
+def test_second_look_goes_on_where_one_image_is_lost_or_deleted_meanwhile(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    name = photographs[0].stem
+    for size in ((400, 200), (320, 160)):
+        put(collection, encoder, f"{size}", png(photograph.resize(size)))
+    data = png(photograph.resize((256, 128)))
+    asked = replace(query(encoder, data), features=look_at(data))
+    sha256 = collection.get("(400, 200)").sha256
+    (collection.folder / "blobs" / sha256[:2] / sha256).unlink()
+    view, perceptual = collection.refresh(), PerceptualIndex(collection.store)
+    with collection.store.read() as snapshot:
+        before = snapshot.version()
+        collection.delete("(320, 160)")
+        matches = find_matches(
+            asked,
+            snapshot,
+            view,
+            perceptual,
+            Verifier(collection.read),
+            collection.calibration,
+            threshold=-2.0,
+            limit=100,
+        )
+        assert snapshot.version() == before
+    perceptual.close()
+    verified = {match.id: match.evidence["verified"] for match in matches}
+    assert verified == {name: True, "(400, 200)": False}
+    assert matches == collection.copies(asked, threshold=-2.0)
+
+
+def test_second_look_never_takes_one_picture_for_another(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    """One that is put in its place meanwhile, and then the first again."""
+    one, other = png(photograph), photographs[1].read_bytes()
+    put(collection, encoder, "a", one)
+    item = collection.get("a")
+    verifier = Verifier(collection.read)
+    put(collection, encoder, "a", other)
+    with pytest.raises(ImageNotFound, match="replaced"):
+        verifier.features(item)
+    put(collection, encoder, "a", one)
+    assert np.array_equal(verifier.features(item).grey, look_at(one).grey)
+
+
 def test_a_second_look_takes_groups_apart(
     collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
 ) -> None:
@@ -282,6 +350,23 @@ def test_verdicts_outweigh_scores_and_outlive_names(
     collection.decide(["another name", stranger], None)
     found = [match.id for match in collection.copies(asked, threshold=NEVER)]
     assert found == ["another name", name]
+
+
+def test_what_is_called_different_takes_no_place_of_a_copy(
+    collection: Collection, encoder: Encoder, photograph: Image.Image
+) -> None:
+    """Also where several images are the same file."""
+    data = png(photograph)
+    put(collection, encoder, "asked", data)
+    for number, size in enumerate([(500, 250), (500, 250), (450, 225), (300, 150)]):
+        put(collection, encoder, f"{number}", png(photograph.resize(size)))
+        collection.decide(["asked", f"{number}"], "different")
+    collection.delete("asked")
+    asked = replace(query(encoder, data), hashes=(), pixel_sha256="")
+    matches = collection.copies(asked, threshold=-2.0)
+    assert len(matches) > 2
+    for limit in (1, 2):
+        assert collection.copies(asked, threshold=-2.0, limit=limit) == matches[:limit]
 
 
 def test_verdicts_that_make_no_sense_are_refused_and_change_nothing(

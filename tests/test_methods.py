@@ -188,6 +188,8 @@ def test_views_differ_as_in_the_paper_and_with_copies_are_of_one_kind() -> None:
     assert [each.solarize_probability for each in views] == [0.0, 0.2, 0.1]
     assert {each.jitter_strength for each in views} == {0.5}
     assert settings.smaller_views().size == 41
+    dino = replace(settings, method="dino", option={}).smaller_views()
+    assert (dino.blur_probability, dino.solarize_probability) == (0.5, 0.0)
     small = replace(settings, image_size=32)
     assert [small.views(which).blur_probability for which in (0, 1)] == [0, 0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,11 @@ def test_pairs_that_cannot_be_are_refused(
     [
         ("a.csv", "one,two\na.png,b.png", r"a.csv:2: other, verdict missing"),
         ("a.csv", "one,other,verdict\na.png", r"a.csv:2: other, verdict missing"),
+        (
+            "a.csv",
+            'one,other,verdict\n"' + 200_000 * "a",
+            r"a.csv:\d: this is no CSV: field larger",
+        ),
         ("a.jsonl", '{"one": "a.png"', r"a.jsonl:1: this is no JSON"),
         ("a.jsonl", "[1]", r"a.jsonl:1: found list, expected an object"),
         ("a.jsonl", '{"one": 1, "other": "b.png", "verdict": "same"}', r":1: one missing"),
@@ -116,6 +122,15 @@ def test_training_shows_those_of_a_pair_together(
 def test_a_method_without_classes_takes_no_pairs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"pairs is .*pairs.csv', expected none: simclr takes no"):
         settings_of(tmp_path, "simclr", tmp_path / "pairs.csv")
+
+
+def test_a_run_does_not_go_on_with_other_pairs(tmp_path: Path) -> None:
+    file = written(tmp_path / "pairs.csv", [("1.png", "2.png", "same")])
+    settings = settings_of(tmp_path, "supcon", file)
+    pretrain(replace(settings, max_minutes=1e-6))
+    written(file, [("1.png", "3.png", "same")])
+    with pytest.raises(RunError, match="the labels have changed"):
+        pretrain(settings)
 
 
 def test_an_unknown_image_is_refused_before_training(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -146,6 +147,31 @@ def test_changed_images_are_refused(settings: PretrainSettings, photographs: lis
         pretrain.pretrain(settings)
 
 
+@pytest.mark.parametrize("changes", [{}, {"seed": 1, "stored_size": 24}])
+def test_a_refused_command_leaves_the_images_of_the_run(
+    settings: PretrainSettings, photographs: list[Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    def kept() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (Path(settings.out) / "data").iterdir()}
+
+    pretrain.pretrain(replace(settings, max_minutes=1e-6))
+    before = kept()
+    shutil.copytree(settings.data, tmp_path / "others")
+    shutil.copy(photographs[0], tmp_path / "others" / "another.jpg")
+    with pytest.raises(RunError, match=r"images have changed|seed was 0, now 1"):
+        pretrain.pretrain(replace(settings, data=str(tmp_path / "others"), **changes))
+    assert kept() == before
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(settings: PretrainSettings) -> None:
+    with (
+        checkpoint.held(Path(settings.out)),
+        pytest.raises(RunError, match=r"training of .*run is already going on: process \d+"),
+    ):
+        pretrain.pretrain(settings)
+    assert not (Path(settings.out) / "data").exists()
+
+
 def test_fewer_images_than_a_batch_are_refused_with_both_numbers(
     settings: PretrainSettings,
 ) -> None:
@@ -201,6 +227,29 @@ def test_out_of_memory_is_told_with_what_to_change(settings: PretrainSettings) -
     assert done.returncode == 2, done.stderr
     assert "out of memory with batches of 48 images of 512 px" in done.stderr
     assert "try a smaller --batch-size" in done.stderr
+    assert "has no checkpoint yet" in done.stderr
+
+
+def test_another_failure_of_memory_is_not_called_too_little_of_it(
+    settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(pretrain, "training_views", fails)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        pretrain.pretrain(settings)
+
+
+def test_ctrl_c_while_images_are_decoded_is_no_traceback(
+    settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "load_images", interrupted)
+    assert cli.main(["pretrain", "--data", settings.data, "--out", settings.out]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 OUT_OF_MEMORY = """
@@ -286,6 +335,20 @@ def test_processes_of_torchrun_write_one_run_which_one_process_goes_on_with(
     assert [line["step"] for line in log(settings.out)] == list(range(1, 10))
 
 
+def test_processes_go_on_where_parts_of_a_companion_get_no_gradient(
+    settings: PretrainSettings,
+) -> None:
+    command = ["pretrain", "--data", settings.data, "--out", settings.out, "--image-size", "16",
+               "--width", "0.125", "--batch-size", "16", "--epochs", "1", "--device", "cpu",
+               "--copies", "--companion", "mobilenetv3_small_050 at 32"]  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         "-m", "trainer.cli", *command],
+        cwd=REPOSITORY, check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    assert [line["step"] for line in log(settings.out)] == [1, 2, 3]
+
+
 def test_batch_is_shared_out_evenly(
     settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -342,6 +405,10 @@ def test_a_run_learns_in_the_precision_that_auto_stands_for(
         ("image_size", 4),
         ("warmup_epochs", 1000.0),
         ("mixed_share", 0.6),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("weight_decay", math.nan),
+        ("weight_decay", -1.0),
         ("entropy_weight", -1.0),
         ("contrast_weight", 0.5),
     ],
@@ -358,6 +425,11 @@ def test_stages_that_nothing_would_train_are_refused() -> None:
     PretrainSettings(data="here", out="there", from_="run", frozen_stages=5, **chosen)  # type: ignore[arg-type]
 
 
+def test_two_images_of_a_batch_at_least_are_not_mixed() -> None:
+    with pytest.raises(RunError, match="at least two images that are not mixed"):
+        PretrainSettings(data="here", out="there", copies=True, mixed_share=0.5, batch_size=2)
+
+
 def test_rates_follow_the_square_root_of_the_batch() -> None:
     settings = PretrainSettings(data="here", out="there", batch_size=1024)
     assert settings.peak_rate() == pytest.approx(0.075 * 32)
@@ -369,3 +441,8 @@ def test_cuda_is_refused_where_there_is_none(settings: PretrainSettings) -> None
         pytest.skip("a CUDA GPU is here, and the refusal is for machines without")
     with pytest.raises(RunError, match="no CUDA GPU"):
         pretrain.pretrain(replace(settings, device="cuda"))
+
+
+def test_what_is_no_device_is_refused() -> None:
+    with pytest.raises(RunError, match="device is 'gpu', expected auto, cpu or cuda"):
+        pretrain.resolve_device("gpu")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from index.errors import RunError
 from trainer import checkpoint, cli
+from trainer.data import PIXELS
 from trainer.pretrain import pretrain
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
@@ -66,6 +68,36 @@ def test_changed_code_and_versions_are_told(
     told = capsys.readouterr().err
     assert "torch was 1.0, now" in told
     assert "the code of index/ or trainer/ has changed" in told
+
+
+@pytest.mark.parametrize("lost", [checkpoint.CHECKPOINT, checkpoint.LOG])
+def test_a_run_with_nothing_to_compare_is_refused_before_training(
+    run: Path, tmp_path: Path, lost: str
+) -> None:
+    """As one that was stopped before its first step."""
+    (run / lost).unlink()
+    with pytest.raises(RunError, match=f"{lost}.*expected"):
+        reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
+    assert not (tmp_path / "again").exists()
+
+
+def test_a_log_that_was_cut_off_is_compared_as_far_as_it_goes(run: Path, tmp_path: Path) -> None:
+    log = run / checkpoint.LOG
+    log.write_text(log.read_text()[:-20])
+    assert reproduce(ReproduceSettings(str(run), str(tmp_path / "again"))).steps == 3
+
+
+def test_another_run_in_the_folder_stays(run: Path, tmp_path: Path) -> None:
+    """With the same settings, of other images."""
+    shutil.copytree(tmp_path / "pictures", tmp_path / "fewer")
+    max((tmp_path / "fewer").iterdir()).unlink()
+    settings = PretrainSettings.recorded(checkpoint.read_settings(run))
+    fewer = replace(settings, data=str(tmp_path / "fewer"), out=str(tmp_path / "other"))
+    pretrain(fewer)
+    before = (tmp_path / "other" / "data" / PIXELS).read_bytes()
+    with pytest.raises(RunError, match="the images have changed"):
+        reproduce(ReproduceSettings(str(run), fewer.out))
+    assert (tmp_path / "other" / "data" / PIXELS).read_bytes() == before
 
 
 def test_run_does_not_overwrite_itself(run: Path) -> None:

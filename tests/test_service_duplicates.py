@@ -16,6 +16,7 @@ from serving import client, image_url, upload
 
 from index.artifact import Calibration
 from index.encoder import Encoder
+from index.image import DEFAULT_MAX_PIXELS
 from index.orientations import ORIENTATIONS, oriented
 
 CHECK = "/v1/collections/demo/duplicates/check"
@@ -233,6 +234,26 @@ def test_a_second_look_says_how_the_pictures_lie_on_each_other(
     assert len(match["evidence"]["transform"]) == 9
     by_id = {"query": {"id": photographs[0].name}, "threshold": -2, "verify": True}
     assert service.post(CHECK, json=by_id).json()["matches"] == []
+
+
+def test_a_second_look_takes_pictures_as_large_as_the_service_does(
+    tmp_path: Path, encoder_path: Path, photographs: list[Path]
+) -> None:
+    """Beyond what is taken by default, be it the query or what is stored."""
+    with Image.open(photographs[0]) as image:
+        large = image.convert("L").resize((19_000, 9_500), Image.Resampling.BILINEAR)
+    data = jpeg(large)
+    assert large.width * large.height > DEFAULT_MAX_PIXELS
+    with client(tmp_path, encoder_path, max_pixels=2 * DEFAULT_MAX_PIXELS) as service:
+        service.put("/v1/collections/demo", json={})
+        upload(service, "demo", "large", data)
+        upload(service, "demo", "small", jpeg(large.reduce(25)))
+        answer = check(service, data, threshold="2", verify="true")
+        found = {match["id"]: match["evidence"] for match in answer["matches"]}
+        assert found["small"]["scale"] == pytest.approx(1 / 25, rel=0.01)
+        by_id = {"query": {"id": "small"}, "threshold": 2, "verify": True}
+        (match,) = service.post(CHECK, json=by_id).json()["matches"]
+        assert match["evidence"]["scale"] == pytest.approx(25, rel=0.01)
 
 
 def test_a_verdict_is_kept_and_answers_go_by_it(

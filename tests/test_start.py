@@ -22,6 +22,7 @@ from trainer.network import create_network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 from trainer.start import (
+    GOING_ON,
     companion_of,
     inherited,
     inherited_alone,
@@ -180,6 +181,10 @@ def test_command_line_goes_on_without_naming_the_backbone(
     )  # fmt: skip
     assert recorded["copies"]
     assert recorded["start_digest"]
+    assert recorded["learning_rate"] == GOING_ON["learning_rate"]
+    arguments[arguments.index(str(out))] = str(tmp_path / "other")
+    assert cli.main([*arguments, "--optimizer", "lars"]) == 0
+    assert checkpoint.read_settings(tmp_path / "other")["learning_rate"] is None
 
 
 def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_a_map_of_it(
@@ -403,6 +408,27 @@ def test_a_companion_is_taken_from_where_it_stands_beside_another(
         for name, value in first.named_parameters():
             taken = companion.get_parameter(name)
             torch.testing.assert_close(taken, value, atol=1e-5, rtol=1e-3)
+
+
+def test_what_gives_no_map_is_no_companion(settings: PretrainSettings) -> None:
+    odd = replace(settings, companion="test_vit at 32", out=settings.out + "-odd")
+    with pytest.raises(RunError, match=r"'test_vit' gives a tensor of shape .*, expected a map"):
+        create_network(odd)
+
+
+def test_an_encoder_file_that_lacks_weights_is_refused_for_the_run(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """Linear layers of a transformer are transposed in the file, and have other names."""
+    plain = PretrainSettings(
+        data=settings.data, out=str(tmp_path / "run"), backbone="test_vit", image_size=32,
+        batch_size=16, epochs=1, device="cpu", optimizer="adamw",
+    )  # fmt: skip
+    pretrain(plain)
+    export(ExportSettings(plain.out, str(tmp_path / "encoder.onnx")))
+    with pytest.raises(RunError, match=r"mlp.fc1.weight is missing, .*: give the run"):
+        load_start(create_network(plain), tmp_path / "encoder.onnx")
+    assert load_start(create_network(plain), Path(plain.out)).fresh == ()
 
 
 def test_what_has_no_companion_is_not_gone_on_with_alone(settings: PretrainSettings) -> None:

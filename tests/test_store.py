@@ -82,7 +82,9 @@ def database(path: Path) -> Iterator[Store]:
 @example("../../etc/passwd")
 @example(" ")
 @given(
-    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda t: "\0" not in t)
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(
+        lambda t: "\0" not in t and t not in (".", "..")
+    )
 )
 def test_any_text_names_an_image(database: Store, id: str) -> None:
     save(database, record(id, note=id))
@@ -99,6 +101,19 @@ def test_an_id_that_cannot_be_kept_is_refused(database: Store, id: str) -> None:
         save(database, record(id))
     with database.read() as snapshot, pytest.raises(InvalidId):
         snapshot.item(id)
+
+
+@pytest.mark.parametrize("id", [".", ".."])
+def test_an_id_that_urls_resolve_is_refused_and_goes_where_it_was_kept_before(
+    database: Store, id: str
+) -> None:
+    with pytest.raises(InvalidId, match="in a URL"):
+        save(database, record(id))
+    save(database, record("before"))
+    with database.write() as transaction:
+        transaction.connection.execute("UPDATE items SET id = ? WHERE id = 'before'", (id,))
+    with database.write() as transaction:
+        assert transaction.delete(id).id == id
 
 
 scalars = (
@@ -417,6 +432,17 @@ def test_a_writer_that_never_ends_is_named(path: Path, monkeypatch: pytest.Monke
     save(database, record("a"))
     other.close()
     database.close()
+
+
+def test_a_closed_store_whose_collection_was_deleted_says_that(database: Store, path: Path) -> None:
+    """Requests in flight find it gone, whatever they were about to do."""
+    follower = database.follower()
+    follower.close()
+    database.close()
+    path.unlink()
+    for use in (database.read, database.write, follower.changes):
+        with pytest.raises(CollectionNotFound, match="deleted"), use():
+            pass
 
 
 def test_a_closed_store_says_so(database: Store) -> None:

@@ -21,7 +21,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 from torch.nn import functional
 
+from index.image import Fit
 from trainer import cli
+from trainer.data import load_images
 from trainer.edits import EditSettings
 from trainer.pretrain import pretrain
 from trainer.report import ReportSettings, charts, report
@@ -412,6 +414,20 @@ def test_source_that_is_gone_is_not_needed(
     assert found["images"] == 0
     assert any("no pictures to look at" in each for each in found["missing"])
     assert "does not tell of all" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_pictures_that_the_run_did_not_learn_from_are_not_shown_as_its_own(
+    copied: Path, photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own are decoded again from their source, while that is there."""
+    recorded = json.loads((copied / "settings.json").read_text()) | {"eval_data": None}
+    (copied / "settings.json").write_text(json.dumps(recorded))
+    load_images(str(photographs[0].parent), Fit(32), copied / "data")
+    assert run(copied, "--out", tmp_path / "page.html") == cli.DONE
+    assert last_object(capsys)["images"] == 36
+    (copied / "settings.json").write_text(json.dumps(recorded | {"data": str(tmp_path / "gone")}))
+    assert run(copied, "--out", tmp_path / "page.html") == cli.LEFT_OUT
+    assert last_object(capsys)["images"] == 0
 
 
 def test_other_pictures_can_be_looked_at(

@@ -120,6 +120,22 @@ def test_equal_scores_come_in_the_order_of_keys() -> None:
     assert scores.max() <= 1.0
 
 
+@pytest.mark.parametrize("indexed", [0, 100, 240])
+def test_pages_share_no_key_however_many_scores_are_equal(indexed: int) -> None:
+    """Equal vectors lie anywhere, and among others, in the main index as well as in the delta."""
+    vectors = np.concatenate((clustered(200, 32, 0), np.repeat(clustered(1, 32, 1), 40, axis=0)))
+    vectors = np.random.default_rng(0).permutation(vectors)
+    keys = np.arange(1, 241, dtype=np.int64)
+    made = Vectors(MainIndex.build(keys[:indexed], {"embedding": vectors[:indexed]}))
+    made.show(keys[indexed:], {"embedding": vectors[indexed:]})
+    query, odd = clustered(1, 32, 1)[0], keys[::2]
+    for allowed in (None, odd, keys[:0]):
+        every = exactly(made.view(), "embedding", query, 63, allowed)
+        for count in range(7, 64, 7):
+            found, _ = made.view().search("embedding", query, count, allowed=allowed)
+            assert found.tolist() == every[:count].tolist()
+
+
 def test_stale_counts_the_delta_and_the_dead() -> None:
     keys = keys_of(1, 2, 3)
     vectors = Vectors(MainIndex.build(keys, rows_for(keys, 0)))
@@ -290,16 +306,23 @@ def test_equal_vectors_give_equal_files(large: dict[Space, Path], tmp_path: Path
         assert path.read_bytes() == large[space].read_bytes()
 
 
-def test_many_equal_vectors_are_no_hindrance(tmp_path: Path) -> None:
-    """As of a camera that saw nothing: then equal scores come in the order of keys."""
-    keys = np.arange(1, 10_501, dtype=np.int64)
-    vectors = np.repeat(clustered(3, 32, 0), 3500, axis=0)
-    view = Vectors(
-        MainIndex.read(written(tmp_path, keys, {"embedding": vectors}), {"embedding": 32})
-    )
-    found, cosines = view.view().search("embedding", vectors[0], 10)
-    assert set(found.tolist()) <= set(range(1, 3501))
-    np.testing.assert_allclose(cosines, 1.0, atol=1e-6)
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_many_equal_vectors_are_no_hindrance(tmp_path: Path, in_memory: bool) -> None:
+    """As of a camera that saw nothing: then equal scores come in the order of keys.
+
+    Equal vectors lie in more than one list of the short list, and many lists are empty.
+    """
+    number = np.random.default_rng(0).permutation(np.repeat((0, 1), (6000, 4500)))
+    keys = np.arange(1, len(number) + 1, dtype=np.int64)
+    vectors = clustered(2, 32, 0)
+    paths = written(tmp_path, keys, {"embedding": vectors[number]})
+    view = Vectors(MainIndex.read(paths, {"embedding": 32}, in_memory=in_memory)).view()
+    for allowed in (None, keys[:9000], keys[:3000]):
+        equal = keys[number == 0] if allowed is None else allowed[number[: len(allowed)] == 0]
+        for count in (1, 7, 14, 100, 1500):
+            found, cosines = view.search("embedding", vectors[0], count, allowed=allowed)
+            assert found.tolist() == equal[:count].tolist()
+            np.testing.assert_allclose(cosines, 1.0, atol=1e-6)
 
 
 def test_a_file_that_lacks_vectors_is_not_finished(tmp_path: Path) -> None:

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from index.errors import RunError
+from index.errors import CollectionError, RunError
+from index.files import held_alone
 from trainer.files import replacing, writing
 
 CHECKPOINT = "checkpoint.pt"
 SETTINGS = "settings.json"
 LOG = "log.jsonl"
+LOCK = "training.lock"
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Make the run's folder where it is missing, and train in it alone.
+
+    Raises:
+        RunError: another process trains in it, which is named; or it is not writable.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{run} cannot be made a folder: {error.strerror}") from error
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held_alone(run / LOCK, "training"))
+        except CollectionError as error:
+            raise RunError(str(error)) from error
+        yield
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
@@ -31,8 +54,10 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
             raise OSError(str(error)) from error
 
 
-def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The last checkpoint of a run.
+def load_checkpoint(run: Path) -> dict[str, Any]:
+    """The last checkpoint of a run, on the CPU.
+
+    ``load_state_dict`` moves what belongs on a GPU, and leaves an optimizer's count of steps here.
 
     Raises:
         RunError: there is none, or it cannot be read.
@@ -41,7 +66,7 @@ def load_checkpoint(run: Path, device: torch.device | str = "cpu") -> dict[str, 
     if not path.exists():
         raise RunError(f"{run} has no {CHECKPOINT}; expected the folder of a pretraining run")
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged zip or pickle raises nearly any type
         raise RunError(f"{path} cannot be read: {error}") from error
     return state
@@ -61,7 +86,7 @@ def read_settings(run: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 
     Raises:
-        RunError: there are none, or they are not JSON.
+        RunError: there are none, or they are not an object in JSON.
     """
     path = run / SETTINGS
     if not path.exists():
@@ -70,6 +95,8 @@ def read_settings(run: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise RunError(f"{path} holds a {type(settings).__name__}, expected an object")
     return settings
 
 

@@ -23,8 +23,8 @@ from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
 from trainer.start import companion_of, inherited, inherited_alone
 
-DONE, LEFT_OUT, REFUSED = 0, 1, 2
-"""Exit statuses: done; done but with items left out, which the output names; refused."""
+DONE, LEFT_OUT, REFUSED, INTERRUPTED = 0, 1, 2, 130
+"""Exit statuses: done; done but with items left out, which the output names; refused; Ctrl-C."""
 
 COMMANDS = {
     "pretrain": (PretrainSettings, "learn a representation; the same command goes on"),
@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
             start = options.get("from_")
             brings = inherited_alone if options.get("companion_alone") else inherited
             brought = brings(Path(start)) if start else {}
+            if "optimizer" in options:
+                brought.pop("learning_rate", None)  # of another optimizer
             if options.get("copies") is False:
                 for name in ("descriptor_stages", "companion"):  # they are the descriptor's
                     brought.pop(name, None)
@@ -58,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
                 brought["companion"] = companion_of(Path(beside))
             if command in _METHOD_OF:
                 options.setdefault("method", _METHOD_OF[command])
+                brought.pop("jitter_strength", None)  # their paper's is none, which is milder
                 if command == "finetune" and not start:
                     raise RunError("from is missing, expected an earlier run or an encoder file")
             options["option"] = dict(options.get("option", ()))
@@ -88,6 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KindredError as error:
         print(f"kindred-train: {error}", file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:  # before or after the training itself, which saves what it has
+        print("kindred-train: interrupted", file=sys.stderr)
+        return INTERRUPTED
     if as_json:
         print(json.dumps(result))
     return LEFT_OUT if skipped else DONE

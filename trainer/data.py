@@ -36,6 +36,7 @@ from trainer.files import replacing, writing
 PIXELS: Final = "pixels.u8"
 PROGRESS: Final = "progress.json"
 LOCK: Final = "lock"
+DRAFT: Final = "draft"
 SAVE_EVERY = 5_000
 """Images between two records of how far decoding has come."""
 MOST_LOOKED_AT: Final = 1_000
@@ -84,15 +85,21 @@ class _Progress:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
-def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = None) -> Images:
+def load_images(
+    source: str, fit: Fit, cache: Path, *, workers: int | None = None, digest: str | None = None
+) -> Images:
     """Decode ``source`` into ``cache`` or reuse what is there.
 
     Of several processes that share a cache one decodes and the others wait for it.
 
+    Args:
+        digest: that the images must have: no others take the place of what the cache holds.
+
     Raises:
         DataError: fewer than two images could be decoded, or all are the same picture.
         RunError: the disk is full or the cache not writable; what was decoded is kept, but for the
-            last ``SAVE_EVERY`` images at most, where not even their record could be written.
+            last ``SAVE_EVERY`` images at most, where not even their record could be written. Or
+            the images have another digest.
         SourceError: the source is not there or of no known kind.
     """
     # Names, sizes and times first: they tell whether the cache is of the same images.
@@ -102,15 +109,27 @@ def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = Non
         identity.update(f"{item.id}\0{item.size_bytes}\0{item.mtime_ns}\n".encode())
         total += 1
     with _alone(cache):
-        done = _read_progress(cache, identity.hexdigest(), fit)
+        place, done = cache, _read_progress(cache, identity.hexdigest(), fit)
+        if digest is not None and not done.seen:
+            place = cache / DRAFT
+            done = _read_progress(place, identity.hexdigest(), fit)
         if done.seen < total:
             items = islice(sources.scan(source, past_damage=True), done.seen, None)
-            _decode(items, total, fit, cache, done, workers or os.cpu_count() or 1)
-    if len(done.labels) < 2:
-        raise DataError(
-            f"{source}: found {total} images, of which {len(done.labels)} could be decoded, "
-            f"expected at least 2{_first(done.skipped)}"
-        )
+            _decode(items, total, fit, place, done, workers or os.cpu_count() or 1)
+        if len(done.labels) < 2:
+            raise DataError(
+                f"{source}: found {total} images, of which {len(done.labels)} could be decoded, "
+                f"expected at least 2{_first(done.skipped)}"
+            )
+        accepted = digest in (None, done.digest)
+        if accepted and place != cache:
+            _move(place, cache)
+        shutil.rmtree(cache / DRAFT, ignore_errors=True)
+        if not accepted:
+            raise RunError(
+                f"{source}: the images have changed: their digest is {done.digest[:12]}, "
+                f"expected {str(digest)[:12]}"
+            )
     shape = (len(done.labels), fit.size, fit.size, 3)
     # Copy on write: torch warns of arrays that it could not write to.
     pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
@@ -119,17 +138,19 @@ def load_images(source: str, fit: Fit, cache: Path, *, workers: int | None = Non
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 
 
-def kept_images(cache: Path, fit: Fit) -> Images:
+def kept_images(cache: Path, fit: Fit, digest: str | None = None) -> Images:
     """What an earlier run decoded, without a look at the source, which may be gone.
 
     Raises:
-        RunError: the cache is gone, damaged, or of another fit.
+        RunError: the cache is gone, damaged, of another fit, or of images of another digest.
     """
     try:
         done = _Progress(**json.loads((cache / PROGRESS).read_text()))
         shape = (len(done.labels), fit.size, fit.size, 3)
         if (cache / PIXELS).stat().st_size != math.prod(shape):
             raise ValueError("another size")
+        if digest not in (None, done.digest):
+            raise ValueError("other images")
         pixels = np.memmap(cache / PIXELS, np.uint8, "r", shape=shape)
     except (OSError, ValueError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else "its record is of others"
@@ -181,6 +202,14 @@ def _read_progress(cache: Path, identity: str, fit: Fit) -> _Progress:
     return _Progress(identity, hashlib.sha256(repr(fit).encode()).hexdigest())
 
 
+def _move(draft: Path, cache: Path) -> None:
+    """Put decoded images in the place of others; no record ever stands beside other pixels."""
+    with writing(cache, "the decoded images are not replaced"):
+        (cache / PROGRESS).unlink(missing_ok=True)
+        for name in (PIXELS, PROGRESS):
+            os.replace(draft / name, cache / name)
+
+
 def _row_bytes(fit: Fit) -> int:
     return fit.size * fit.size * 3
 
@@ -195,6 +224,8 @@ def _decode(
 ) -> None:
     """Append the pixels of the items not yet seen, and bring ``progress`` forward."""
     row_bytes = _row_bytes(fit)
+    with writing(cache, "expected a folder for decoded images"):
+        cache.mkdir(exist_ok=True)
     _check_space(cache, (total - progress.seen) * row_bytes)
     if not progress.seen:
         # Another process that has the old pixels mapped keeps them.

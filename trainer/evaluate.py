@@ -139,8 +139,9 @@ def score(
     knn = recall = average = probe = None
     if labels is not None:
         (y,) = metrics.joint_labels(labels)
-        found = metrics.retrieval(x_ND, y)
-        recall, average = found.recall_at_1, found.mean_average_precision
+        if len(np.unique(labels)) < len(labels):
+            found = metrics.retrieval(x_ND, y)
+            recall, average = found.recall_at_1, found.mean_average_precision
         knn = metrics.weighted_knn(
             x_ND, y, x_ND, y, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE, leave_one_out=True
         )

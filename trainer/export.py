@@ -6,6 +6,7 @@ awkward images, before its metadata is written: a file with metadata has passed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -34,6 +35,7 @@ from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits
+from trainer.files import writing
 from trainer.network import Network
 from trainer.provenance import weights_digest
 from trainer.settings import setting
@@ -194,16 +196,21 @@ def export(settings: ExportSettings) -> Export:
     """Write the encoder file of a run's last checkpoint.
 
     Raises:
-        RunError: the folder is no run, or its data has gone.
+        RunError: the folder is no run, its data has gone, or ``out`` cannot be written.
         ExportRefused: the file does not agree with the network, or int8 costs too much.
     """
     run, out = Path(settings.run), Path(settings.out)
+    with writing(out, "nothing was exported"):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
     recorded = checkpoint.read_settings(run)
     loaded = load_trained(run)
     trained, network = loaded.settings, loaded.network
-    images = load_images(trained.data, trained.fit(), run / "data", workers=trained.workers)
-    if images.digest != recorded["data_digest"]:
-        raise RunError(f"{trained.data} has changed since {run} was trained on it")
+    images = load_images(
+        trained.data, trained.fit(), run / "data", workers=trained.workers,
+        digest=recorded["data_digest"],
+    )  # fmt: skip
     if len(images) < 16:
         raise DataError(f"{len(images)} training images, expected 16 to measure scores with")
     size = settings.image_size or trained.image_size
@@ -230,7 +237,6 @@ def export(settings: ExportSettings) -> Export:
     }
     unmeasured = Calibration(pairs=1, false_match_rates=(1.0, 0.0), thresholds=(-2.0, 2.0))
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         model = to_onnx(served, size)
         draft = Path(folder, "draft.onnx")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,13 @@ class Labels:
     def count(self) -> int:
         """Of classes."""
         return int(self.classes.max()) + 1
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the classes by row and of their names, in hex."""
+        digest = hashlib.sha256(json.dumps(self.names).encode())
+        digest.update(self.classes.numpy().astype("<i8").tobytes())
+        return digest.hexdigest()
 
 
 def read_labels(images: Images, evaluation: Images | None, settings: PretrainSettings) -> Labels:

@@ -101,8 +101,7 @@ class Batches:
             )
         rows = torch.from_numpy(rows_B)
         if self.resident:
-            rows = rows.pin_memory().to(self._device, non_blocking=True)
-            return self._pixels_NHW3.index_select(0, rows), None
+            return self._pixels_NHW3.index_select(0, sent(rows, self._device)), None
         if self._device.type != "cuda":
             return self._pixels_NHW3.index_select(0, rows).to(self._device), None
         # Pinned memory and a stream of its own: the copy waits for nothing, and nothing for it
@@ -119,6 +118,11 @@ class Batches:
             current.wait_event(copied)
             batch_BHW3.record_stream(current)  # else its memory is reused while it is in use
         return batch_BHW3.permute(0, 3, 1, 2)
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """On the device, which nothing waits for: a copy of memory that is not pinned would."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def _on_device(pixels_NHW3: Tensor, device: torch.device) -> Tensor:

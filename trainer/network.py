@@ -92,6 +92,9 @@ class Network(nn.Module):
         self.companion = (
             Companion(CompanionSpec.parse(companion), descriptor_width) if companion else None
         )
+        if self.companion is not None:
+            spec = CompanionSpec.parse(companion)
+            _check_map(self.companion.backbone, spec.name, spec.size, True)
         if not self.contrasts:
             self.objective.requires_grad_(False)
 

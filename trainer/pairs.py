@@ -89,7 +89,10 @@ def _read(path: Path) -> Iterator[Pair]:
 def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     if path.suffix != ".jsonl":
         reader = csv.DictReader(text.splitlines(keepends=True))
-        yield from ((reader.line_num, row) for row in reader)
+        try:
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: this is no CSV: {error}") from error
         return
     for line, each in enumerate(text.splitlines(), start=1):
         if not each.strip():

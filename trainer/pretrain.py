@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from trainer import checkpoint, distributed, provenance
 from trainer.compiler import compile_network
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
-from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
+from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, what_is_kept
 from trainer.loader import Batches
 from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
@@ -63,31 +66,44 @@ def pretrain(settings: PretrainSettings) -> Images:
             return _pretrain(settings, device)
         except (MemoryError, RuntimeError) as error:
             # torch has a class of its own for GPUs only; on a CPU the sentence tells.
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or "memory" in str(error):
+            if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search(
+                "(out of|not enough|allocate) memory", str(error)
+            ):
                 raise RunError(
                     f"out of memory with batches of {settings.batch_size} images of "
-                    f"{settings.image_size} px: try a smaller --batch-size; the last checkpoint "
-                    f"in {settings.out} is intact ({error})"
+                    f"{settings.image_size} px: try a smaller --batch-size; "
+                    f"{what_is_kept(Path(settings.out))} ({error})"
                 ) from error
             raise
 
 
 def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
-    run, main, world = Path(settings.out), distributed.is_main(), distributed.world_size()
+    run, world = Path(settings.out), distributed.world_size()
     if settings.batch_size % world:
         raise RunError(f"batch_size is {settings.batch_size}, expected a multiple of {world}")
-    images, evaluation = _load(settings, run)
-    if main:
-        _check_settings(run, settings, images.digest)
+    with checkpoint.held(run) if distributed.is_main() else nullcontext():
+        distributed.wait()  # for the folder: where it is refused, no process may write there
+        return _train(settings, device)
+
+
+def _train(settings: PretrainSettings, device: torch.device) -> Images:
+    run, main, world = Path(settings.out), distributed.is_main(), distributed.world_size()
+    earlier = earlier_record(run, settings)
+    images, evaluation = _load(settings, run, earlier)
 
     torch.manual_seed(settings.seed)
     network = create_network(settings)
     subject = prepare(network.objective, images, evaluation, settings, device)
+    labels_digest = None if subject.labels is None else subject.labels.digest
     step, seconds_before = 0, 0.0
     state = None
-    if (run / checkpoint.CHECKPOINT).exists():
-        state = checkpoint.load_checkpoint(run, device)
+    if earlier is not None:
+        if earlier.get("labels_digest", labels_digest) != labels_digest:
+            raise _other(run, ["the labels have changed"])
+        state = checkpoint.load_checkpoint(run)
     else:
+        if main:
+            _record(run, settings, images.digest, labels_digest)
         _start(network, settings, images, main)
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
@@ -101,11 +117,13 @@ def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         step, seconds_before = state["step"], state["seconds"]
+        state = None  # a second copy of the network
         print(f"going on at step {step} of {run}")
     model: nn.Module = network
     if world > 1:
         distributed.synchronise_norms(network)
-        model = DistributedDataParallel(model)
+        # A descriptor, and its companion's, may need a part of a backbone alone.
+        model = DistributedDataParallel(model, find_unused_parameters=settings.copies)
     if settings.compile:
         compile_network(model)
 
@@ -265,13 +283,14 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     return Views(x, sources, mixed, small)
 
 
-def _load(settings: PretrainSettings, run: Path) -> tuple[Images, Images | None]:
-    """The images to learn from, and the labelled ones for kNN if asked for."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{run} cannot be made a folder: {error.strerror}") from error
-    images = load_images(settings.data, settings.fit(), run / "data", workers=settings.workers)
+def _load(
+    settings: PretrainSettings, run: Path, earlier: Mapping[str, Any] | None
+) -> tuple[Images, Images | None]:
+    """The images to learn from, those of the earlier record, and labelled ones for kNN if asked."""
+    images = load_images(
+        settings.data, settings.fit(), run / "data", workers=settings.workers,
+        digest=None if earlier is None else earlier["data_digest"],
+    )  # fmt: skip
     if len(images) < settings.batch_size:
         raise DataError(
             f"{settings.data} has {len(images)} readable images, "
@@ -290,11 +309,13 @@ def resolve_device(name: str) -> str:
     """``auto`` is the GPU where there is one.
 
     Raises:
-        RunError: cuda was asked for and there is none.
+        RunError: it is none, or cuda was asked for and there is none.
     """
     available = torch.cuda.is_available()
     if name == "auto":
         return "cuda" if available else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise RunError(f"device is {name!r}, expected auto, cpu or cuda")
     if name.startswith("cuda") and not available:
         raise RunError(f"device is {name}, but torch {torch.__version__} finds no CUDA GPU here")
     return name
@@ -306,24 +327,41 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def _check_settings(run: Path, settings: PretrainSettings, digest: str) -> None:
-    """Record what makes a new run; refuse to go on with other settings or images."""
+def earlier_record(run: Path, settings: PretrainSettings) -> dict[str, Any] | None:
+    """What made the run that the settings go on with; None where there is no checkpoint yet.
+
+    Raises:
+        RunError: it was made with other settings, or by another teacher.
+    """
     if not (run / checkpoint.CHECKPOINT).exists():
-        record = asdict(settings) | {
-            "data_digest": digest,
-            "code_digest": provenance.code_digest(),
-            "versions": provenance.versions(),
-        }
-        for name, path in provenance.WEIGHTS.items():
-            record[name] = provenance.weights_digest(getattr(settings, path))
-        checkpoint.write_settings(run, record)
-        return
-    recorded = checkpoint.read_settings(run)
-    differences = settings.differences(recorded)
-    if recorded["data_digest"] != digest:
-        differences.append("the images have changed")
+        return None
+    earlier = checkpoint.read_settings(run)
+    differences = settings.differences(earlier)
     if differences:
-        raise RunError(f"{run} holds a run with other settings: {'; '.join(differences)}")
+        raise _other(run, differences)
+    digest = provenance.weights_digest(settings.teacher)
+    if earlier.get("teacher_digest", digest) != digest:  # earlier versions did not record it
+        raise _other(run, [f"the teacher {settings.teacher} has changed"])
+    return earlier
+
+
+def _other(run: Path, differences: list[str]) -> RunError:
+    return RunError(f"{run} holds a run with other settings: {'; '.join(differences)}")
+
+
+def _record(
+    run: Path, settings: PretrainSettings, data_digest: str, labels_digest: str | None
+) -> None:
+    """Keep what makes a new run."""
+    record = asdict(settings) | {
+        "data_digest": data_digest,
+        "labels_digest": labels_digest,
+        "code_digest": provenance.code_digest(),
+        "versions": provenance.versions(),
+    }
+    for name, path in provenance.WEIGHTS.items():
+        record[name] = provenance.weights_digest(getattr(settings, path))
+    checkpoint.write_settings(run, record)
 
 
 class _Interrupt:

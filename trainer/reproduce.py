@@ -12,7 +12,8 @@ import torch
 from index.errors import RunError
 from trainer import checkpoint, provenance
 from trainer.data import load_images
-from trainer.pretrain import pretrain
+from trainer.labelled import read_labels
+from trainer.pretrain import earlier_record, pretrain
 from trainer.settings import PretrainSettings, setting
 
 
@@ -61,24 +62,32 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     the numbers.
 
     Raises:
-        RunError: the images or the starting weights are not those of the run.
+        RunError: the images, their labels or the starting weights are not those of the run; it has
+            nothing to compare with; or ``out`` holds another one.
     """
-    run = Path(settings.run)
+    run, out = Path(settings.run), Path(settings.out)
     recorded = checkpoint.read_settings(run)
+    _losses(run)  # what is to be compared is read again after training, and refused now
+    checkpoint.load_checkpoint(run)
     chosen = {
         name: getattr(settings, name)
         for name in ("out", "data", "eval_data", "device")
         if getattr(settings, name) is not None
     }
     again = PretrainSettings.recorded(recorded, **chosen, max_minutes=None)
-    digest = load_images(
-        again.data, again.fit(), Path(again.out) / "data", workers=again.workers
-    ).digest
-    if digest != recorded["data_digest"]:
+    earlier = earlier_record(out, again) or {}
+    images = load_images(
+        again.data, again.fit(), out / "data", workers=again.workers,
+        digest=earlier.get("data_digest"),
+    )  # fmt: skip
+    if images.digest != recorded["data_digest"]:
         raise RunError(
-            f"{again.data} does not hold the images of {run}: their digest is {digest[:12]}, "
-            f"expected {recorded['data_digest'][:12]}"
+            f"{again.data} does not hold the images of {run}: their digest is "
+            f"{images.digest[:12]}, expected {recorded['data_digest'][:12]}"
         )
+    labels_digest = recorded.get("labels_digest")  # earlier versions did not record it
+    if labels_digest and read_labels(images, None, again).digest != labels_digest:
+        raise RunError(f"the labels of {again.data} have changed since {run} was made")
     for digest_name, name in provenance.WEIGHTS.items():
         path = getattr(again, name)
         if digest_name in recorded and provenance.weights_digest(path) != recorded[digest_name]:
@@ -87,7 +96,7 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     for difference in differences:
         print(f"differs from {run}: {difference}", file=sys.stderr)
     pretrain(again)
-    return _compare(run, Path(again.out), differences)
+    return _compare(run, out, differences)
 
 
 def _differences(recorded: dict[str, object]) -> tuple[str, ...]:
@@ -118,5 +127,12 @@ def _compare(run: Path, out: Path, differences: tuple[str, ...]) -> Reproduction
 
 
 def _losses(run: Path) -> dict[int, float]:
-    lines = map(json.loads, (run / checkpoint.LOG).read_text().splitlines())
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+    path = run / checkpoint.LOG
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read: {error.strerror}; expected the losses of a run"
+        ) from error
+    whole = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
+    return {line["step"]: line["loss"] for line in whole if "loss" in line}

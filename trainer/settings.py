@@ -165,6 +165,12 @@ class PretrainSettings:
             )
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
             raise RunError(f"warmup_epochs is {self.warmup_epochs}, expected 0 to {self.epochs}")
+        if not 0 <= self.seed < 2**63:
+            raise RunError(f"seed is {self.seed}, expected 0 to 2^63 - 1")
+        if self.weight_decay is not None and not (
+            self.weight_decay >= 0 and math.isfinite(self.weight_decay)
+        ):
+            raise RunError(f"weight_decay is {self.weight_decay}, expected 0 or more")
         if self.frozen_stages < 0 or (self.frozen_stages and not self.from_):
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
@@ -177,6 +183,11 @@ class PretrainSettings:
         self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
+        if self.copies and self.batch_size - round(self.mixed_share * self.batch_size) < 2:
+            raise RunError(
+                f"mixed_share is {self.mixed_share} of batches of {self.batch_size}, expected at "
+                "least two images that are not mixed: an image is contrasted with others"
+            )
         for name in ("entropy_weight", "contrast_weight"):
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
@@ -290,7 +301,13 @@ class PretrainSettings:
         sevenths = 2 if recipe.jigsaw else 3
         size = self.small_size or max(8, round(self.image_size * sevenths / 7))
         crop = self.views().crop_area if recipe.jigsaw else recipe.small_crop_area
-        return replace(self.views(), size=size, crop_area=crop)
+        views = self.views()
+        blur = views.blur_probability
+        if self.blur_probability is None and blur:
+            blur = 0.5  # whatever the two have; and none is solarised, as in the authors' code
+        return replace(
+            views, size=size, crop_area=crop, blur_probability=blur, solarize_probability=0.0
+        )
 
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""

@@ -182,13 +182,16 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
             f"expected {tuple(own[name].shape)}"
             for name in lacking[:3]
         ]
+        advice = "see --backbone, --width and --image-size"
+        if path.suffix == ".onnx" and not found.keys() & set(lacking):
+            advice = "files of such a backbone do not keep its weights as they are: give the run"
         raise RunError(
             f"{path} does not fit the backbone: {len(lacking)} of its tensors differ; "
-            f"{'; '.join(shapes)}; see --backbone, --width and --image-size"
+            f"{'; '.join(shapes)}; {advice}"
         )
     network.load_state_dict(taken, strict=False)
     given = {"backbone", "mean", "deviation"}
-    heads = {name.split(".")[0] for name in taken} - given
+    heads = {name.split(".")[0] for name in taken.keys() & _learnt(network).keys()} - given
     fresh = {name.split(".")[0] for name in missing} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
@@ -312,10 +315,11 @@ def _bare(name: str) -> str:
 def _read_encoder(path: Path) -> dict[str, Tensor]:
     """The tensors of the network in an encoder file, which keeps their names."""
     found = _tensors(path, "network.")
-    if not any(name.startswith("backbone.") and "running_mean" in name for name in found):
+    precision = read_metadata(path).precision
+    if precision == "int8" or not any(name.startswith("backbone.") for name in found):
         raise RunError(
-            f"{path} holds no weights to train on with: expected an encoder in float32 that was "
-            "exported with its norms (int8 encoders cannot be trained)"
+            f"{path} holds no weights to train on with: it is an encoder in {precision} with "
+            f"{len(found)} tensors of a network, expected all of them in float32"
         )
     return found
 

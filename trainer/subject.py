@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer import distributed
 from trainer.data import Images
 from trainer.labelled import Labels, Teacher, read_labels
+from trainer.loader import sent
 from trainer.network import Views
 from trainer.objectives.objective import Objective
 from trainer.settings import PretrainSettings
@@ -62,8 +63,8 @@ class Subject:
         """The views with what the method needs to know of the images of these rows."""
         rows_N, device = torch.from_numpy(rows), views.pixels_M3SS.device
         if self.labels is not None:
-            views = replace(views, labels_N=self.labels.classes[rows_N].to(device))
-        return replace(views, rows_N=rows_N.to(device)) if self.numbered else views
+            views = replace(views, labels_N=sent(self.labels.classes[rows_N], device))
+        return replace(views, rows_N=sent(rows_N, device)) if self.numbered else views
 
 
 def prepare(

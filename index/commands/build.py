@@ -18,6 +18,10 @@ from index.encoder import Encoder
 from index.errors import TooFewImages
 
 
+class _Interrupted(Exception):
+    """The command is to end before the collection is calibrated."""
+
+
 def add(commands: Commands) -> None:
     """Add ``build`` to the command line."""
     command = add_command(
@@ -60,13 +64,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _calibrate(collection: Collection, options: argparse.Namespace, stop: Stop) -> None:
-    """Measure false match rates, where there is enough to measure them on."""
+    """Measure false match rates, where there is enough to measure them on; all of it or nothing."""
     file = encoder_file(options)
     encoder = Encoder(file, provider=options.provider, threads=options.threads)
+
+    def check() -> None:
+        if stop.is_set():
+            raise _Interrupted
+
     try:
-        measured = measure(collection, encoder, CalibrationSettings(), stop)
-    except TooFewImages:
-        say(f"{collection.name}: not calibrated, too small; see kindred-index calibrate --help")
+        measured = measure(collection, encoder, CalibrationSettings(), check=check)
+    except TooFewImages as error:
+        say(f"{collection.name}: not calibrated: {error}")
+    except _Interrupted:
+        say(f"{collection.name}: interrupted while it was calibrated; the same command does it")
     else:
-        if not stop.is_set():
-            say(f"{collection.name}: calibrated on {measured.sampled:,} of its images")
+        say(f"{collection.name}: calibrated on {measured.sampled:,} of its images")

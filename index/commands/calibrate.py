@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 
 from index.calibrate import CalibrationSettings, Measured
 from index.catalog import Catalog
 from index.collection import Collection
 from index.commands.bars import image_bar
-from index.commands.command import DONE, Commands, Refused, add_command, positive, print_json
+from index.commands.command import (
+    DONE,
+    Commands,
+    Refused,
+    add_command,
+    not_negative,
+    positive,
+    print_json,
+)
 from index.commands.signals import Stop, stoppable
 from index.commands.work import add_encoder_flags, encoder_file
 from index.encoder import Encoder
@@ -34,7 +43,13 @@ def add(commands: Commands) -> None:
         metavar="N",
         help="edited copies of each (default: %(default)s)",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the sample and the edits")
+    command.add_argument(
+        "--seed",
+        type=not_negative,
+        default=CalibrationSettings.seed,
+        metavar="N",
+        help="of the sample and the edits (default: %(default)s)",
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -47,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
         Catalog(options.data).open(options.collection, encoder) as collection,
         stoppable() as stop,
     ):
-        measured = measure(collection, encoder, settings, stop)
+        measured = measure(collection, encoder, settings, stop=stop)
     curve = measured.calibration
     print(f"{options.collection}: {measured.queries:,} queries, {curve.pairs:,} pairs")
     print("false match rate      copy score")
@@ -64,9 +79,19 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def measure(
-    collection: Collection, encoder: Encoder, settings: CalibrationSettings, stop: Stop
+    collection: Collection,
+    encoder: Encoder,
+    settings: CalibrationSettings,
+    *,
+    check: Callable[[], None] = lambda: None,
+    stop: Stop | None = None,
 ) -> Measured:
-    """Calibrate, with a bar."""
+    """Calibrate, with a bar; what ``check`` raises after an image ends it, with nothing stored."""
     total = min(settings.sample, collection.count()["present"])
     with image_bar(f"calibrating {collection.name}", total) as advance:
-        return collection.calibrate(encoder, settings, progress=advance, stop=stop)
+
+        def progress() -> None:
+            advance()
+            check()
+
+        return collection.calibrate(encoder, settings, progress=progress, stop=stop)

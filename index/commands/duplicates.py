@@ -20,6 +20,7 @@ from index.commands.command import (
     Commands,
     Refused,
     add_command,
+    finite,
     positive,
     print_json,
     print_now,
@@ -44,13 +45,13 @@ def add(commands: Commands) -> None:
     strictness = command.add_mutually_exclusive_group()
     strictness.add_argument(
         "--max-false-match-rate",
-        type=float,
+        type=finite,
         metavar="RATE",
         help="share of pairs of different pictures that may be taken for copies "
         f"(default: {DEFAULT_FALSE_MATCH_RATE:g}, or the smallest that was measured)",
     )
     strictness.add_argument(
-        "--threshold", type=float, metavar="SCORE", help="the least copy score itself"
+        "--threshold", type=finite, metavar="SCORE", help="the least copy score itself"
     )
     command.add_argument(
         "--keep",

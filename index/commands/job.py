@@ -16,6 +16,7 @@ def add_job_flags(command: argparse.ArgumentParser) -> None:
     """Where the images come from, and how they are worked on."""
     command.add_argument(
         "source",
+        type=_source,
         metavar="SOURCE",
         help="a folder of images, a .zip, .tar or .parquet file, a folder of those, or the URL of "
         "one, such as s3://bucket/folder",
@@ -28,6 +29,12 @@ def add_job_flags(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="text before every id, where two sources have the same ids",
     )
+
+
+def _source(text: str) -> str:
+    if not text:  # an unset variable of a shell, which as a path is the working directory
+        raise argparse.ArgumentTypeError("found nothing, expected a folder, a file or a URL")
+    return text
 
 
 def open_job_encoder(options: argparse.Namespace) -> Encoder:

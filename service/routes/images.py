@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import anyio.to_thread
@@ -71,17 +72,26 @@ async def thumbnail(
 ) -> Response:
     """A small JPEG of the image. An id with a slash at its end needs that as `%2F`."""
     item = await anyio.to_thread.run_sync(collection.get, id)
-    etag = f'"{item.sha256}-{longest}"'
-    # The image under an id may be replaced at any time: keep, but ask before using again.
-    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
-    if if_none_match and etag in _tags(if_none_match):
-        return Response(status_code=304, headers=headers)
-    jpeg = service.thumbnails.get(item.sha256, longest)
+    sha256 = item.sha256
+    if if_none_match and _tag(sha256, longest) in _tags(if_none_match):
+        return Response(status_code=304, headers=_headers(sha256, longest))
+    jpeg = service.thumbnails.get(sha256, longest)
     if jpeg is None:
         data = await anyio.to_thread.run_sync(collection.read, id)
+        # By now it may be another image than the item tells of.
+        sha256 = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
         jpeg = await service.intake.thumbnail(data, longest)
-        service.thumbnails.put(item.sha256, longest, jpeg)
-    return Response(jpeg, media_type="image/jpeg", headers=headers)
+        service.thumbnails.put(sha256, longest, jpeg)
+    return Response(jpeg, media_type="image/jpeg", headers=_headers(sha256, longest))
+
+
+def _headers(sha256: str, longest: int) -> dict[str, str]:
+    # The image under an id may be replaced at any time: keep, but ask before using again.
+    return {"ETag": _tag(sha256, longest), "Cache-Control": "private, no-cache"}
+
+
+def _tag(sha256: str, longest: int) -> str:
+    return f'"{sha256}-{longest}"'
 
 
 def _tags(if_none_match: str) -> set[str]:

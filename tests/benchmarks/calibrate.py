@@ -103,7 +103,7 @@ def look_up(
 
 
 def _image(data: bytes) -> Image.Image:
-    return Image.fromarray(upright(data, longest=512))
+    return Image.fromarray(upright(data, longest=512).pixels)
 
 
 def _kept(scores: Floats, curve: Calibration, rate: float) -> str:

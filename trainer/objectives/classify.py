@@ -41,7 +41,8 @@ class Classifier(Objective):
     def set_classes(self, count: int) -> None:
         """Make the classifier, which says nothing yet."""
         self.classifier = nn.Linear(self._width, count)
-        nn.init.zeros_(self.classifier.weight)
+        for parameter in self.classifier.parameters():
+            nn.init.zeros_(parameter)
 
     def classify(self, h_ND: Tensor) -> Tensor:
         """Logits (N, classes)."""

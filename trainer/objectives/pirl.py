@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from trainer.backbones import Backbone
 from trainer.distributed import gather
+from trainer.loader import sent
 from trainer.objectives.objective import Objective, Recipe, Seen, Within, unit
 from trainer.views import PATCHES
 
@@ -113,7 +114,7 @@ class PIRL(Objective):
         if self.negatives >= count:
             return torch.arange(count, device=device)
         generator = torch.Generator().manual_seed(self._steps)
-        return torch.randint(count, (self.negatives,), generator=generator).to(device)
+        return sent(torch.randint(count, (self.negatives,), generator=generator), device)
 
     @torch.no_grad()
     def _remember(self, rows_N: Tensor, z_NK: Tensor) -> None:

@@ -81,10 +81,12 @@ def take_sample(run: Run, data: str | None, count: int, seed: int, scratch: Path
 def _own(cache: Path, source: str, run: Run, scratch: Path) -> Images:
     """Pictures of a run: those that it kept, or its source decoded again."""
     fit = caches(run.recorded)[cache.name]
+    digest = run.recorded.get("data_digest") if cache.name == "data" else None
     try:
-        return kept_images(cache, fit)
+        return kept_images(cache, fit, digest)
     except RunError:
-        return load_images(source, fit, scratch, workers=run.recorded.get("workers"))
+        workers = run.recorded.get("workers")
+        return load_images(source, fit, scratch, workers=workers, digest=digest)
 
 
 def _chosen(
