@@ -362,16 +362,20 @@ def test_kept_images_are_replaced_only_by_those_of_the_digest(
     shutil.copy(photographs[9], others / "odd" / "new.jpg")
     decoded: list[int] = []
 
-    def interrupted_load(content: bytes, fit: Fit) -> object:
-        if len(decoded) == 5:
-            decoded.clear()
-            raise KeyboardInterrupt
+    def counted_load(content: bytes, fit: Fit) -> object:
         decoded.append(len(content))
         return load_pixels(content, fit)
+
+    def interrupted_load(content: bytes, fit: Fit) -> object:
+        if len(decoded) == 5:
+            raise KeyboardInterrupt
+        return counted_load(content, fit)
 
     monkeypatch.setattr(data, "load_pixels", interrupted_load)
     with pytest.raises(KeyboardInterrupt):
         load_images(str(others), FIT, cache, workers=1, digest=kept.digest)
+    decoded.clear()
+    monkeypatch.setattr(data, "load_pixels", counted_load)
     assert_equal(kept_images(cache, FIT, kept.digest), kept)
     with pytest.raises(RunError, match=r"others: the images have changed: their digest is \w{12}"):
         load_images(str(others), FIT, cache, workers=1, digest=kept.digest)
