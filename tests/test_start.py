@@ -187,6 +187,23 @@ def test_command_line_goes_on_without_naming_the_backbone(
     assert checkpoint.read_settings(tmp_path / "other")["learning_rate"] is None
 
 
+def test_a_run_that_has_begun_needs_its_start_no_more(
+    settings: PretrainSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start, out = tmp_path / "encoder.onnx", tmp_path / "on"
+    shutil.copy(Path(settings.out).parent / "encoder.onnx", start)
+    arguments = ["pretrain", "--data", settings.data, "--out", str(out), "--epochs", "2",
+                 "--batch-size", "16", "--device", "cpu", "--option", "projection_width=16",
+                 "--from", str(start)]  # fmt: skip
+    assert cli.main([*arguments, "--max-minutes", "0.00001"]) == 0
+    start.unlink()
+    assert cli.main(arguments) == 0
+    assert "going on at step 1" in capsys.readouterr().out
+    arguments[arguments.index(str(out))] = str(tmp_path / "another")
+    assert cli.main(arguments) == 2
+    assert "neither a folder of a run nor a file" in capsys.readouterr().err
+
+
 def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_a_map_of_it(
     settings: PretrainSettings, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from trainer.pretrain import pretrain
 from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
-from trainer.start import companion_of, inherited, inherited_alone
+from trainer.start import companion_of, inherited, inherited_alone, inherited_before
 
 DONE, LEFT_OUT, REFUSED, INTERRUPTED = 0, 1, 2, 130
 """Exit statuses: done; done but with items left out, which the output names; refused; Ctrl-C."""
@@ -48,23 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     skipped: tuple[object, ...]
     try:
         if command in ("pretrain", *_METHOD_OF):
-            start = options.get("from_")
-            brings = inherited_alone if options.get("companion_alone") else inherited
-            brought = brings(Path(start)) if start else {}
-            if "optimizer" in options:
-                brought.pop("learning_rate", None)  # of another optimizer
-            if options.get("copies") is False:
-                for name in ("descriptor_stages", "companion"):  # they are the descriptor's
-                    brought.pop(name, None)
-            if beside := options.get("companion_from"):
-                brought["companion"] = companion_of(Path(beside))
-            if command in _METHOD_OF:
-                options.setdefault("method", _METHOD_OF[command])
-                brought.pop("jitter_strength", None)  # their paper's is none, which is milder
-                if command == "finetune" and not start:
-                    raise RunError("from is missing, expected an earlier run or an encoder file")
-            options["option"] = dict(options.get("option", ()))
-            settings = PretrainSettings(**brought | options)
+            settings = _settings(command, options)
             images = pretrain(settings)
             skipped = images.skipped
             result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
@@ -97,6 +81,31 @@ def main(arguments: list[str] | None = None) -> int:
     if as_json:
         print(json.dumps(result))
     return LEFT_OUT if skipped else DONE
+
+
+def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
+    """Those of the flags, and what comes along from where training starts."""
+    start, beside = options.get("from_"), options.get("companion_from")
+    options["option"] = dict(options.get("option", ()))
+    if command in _METHOD_OF:
+        options.setdefault("method", _METHOD_OF[command])
+        if command == "finetune" and not start:
+            raise RunError("from is missing, expected an earlier run or an encoder file")
+    gone = any(each and not Path(each).exists() for each in (start, beside))
+    if gone and (before := inherited_before(Path(options.get("out", "")))):
+        return PretrainSettings(**before | options)
+    brings = inherited_alone if options.get("companion_alone") else inherited
+    brought = brings(Path(start)) if start else {}
+    if "optimizer" in options:
+        brought.pop("learning_rate", None)  # of another optimizer
+    if command in _METHOD_OF:
+        brought.pop("jitter_strength", None)  # their paper's is none, which is milder
+    if options.get("copies") is False:
+        for name in ("descriptor_stages", "companion"):  # they are the descriptor's
+            brought.pop(name, None)
+    if beside:
+        brought["companion"] = companion_of(Path(beside))
+    return PretrainSettings(**brought | options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -86,6 +86,15 @@ def inherited_alone(path: Path) -> dict[str, Any]:
     }
 
 
+def inherited_before(run: Path) -> dict[str, Any]:
+    """The settings that a run which has begun brought along then; none where none has."""
+    if not (run / checkpoint.CHECKPOINT).exists():
+        return {}
+    recorded = checkpoint.read_settings(run)
+    names = (*INHERITED, *GOING_ON, "contrast_weight")
+    return {name: recorded[name] for name in names if name in recorded}
+
+
 def named(settings: PretrainSettings, served_size: int) -> str:
     """The networks of a run, as its encoder file names them, with the size it was trained at.
 
