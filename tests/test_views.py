@@ -170,7 +170,7 @@ def test_views_are_one_graph_without_a_wait_for_the_device() -> None:
     images = torch.randint(0, 256, (6, 3, 96, 96), dtype=torch.uint8)
     unit = torch.rand(6, views.UNIFORMS)
     recipe = ViewSettings.published(48)
-    compiled = torch.compile(views.show_views, fullgraph=True, backend="eager")
+    compiled = torch.compile(views.show_views, fullgraph=True, dynamic=False, backend="eager")
     got, expected = (show(images, unit, recipe) for show in (compiled, views.show_views))
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
