@@ -25,7 +25,7 @@ from trainer.objectives.simclr import SimCLR
 from trainer.objectives.sscd import CopyDescriptor, Sources
 from trainer.views import PATCHES
 
-IMAGES, SIZE, PROCESSES, LIMIT_S = 8, 32, 2, 120
+IMAGES, SIZE, PROCESSES, LIMIT_S = 8, 32, 2, 300
 BACKBONES = {"resnet18": 0.125, "tinynet_e": 1.0}
 """Widths by name: one has plain batch norm, the other timm's with the activation inside."""
 
