@@ -30,7 +30,7 @@ from index.artifact import Calibration
 from index.background import IMAGES, Background, distinct
 from index.edits import EDITS
 from index.encoder import Encoder, Encoding
-from index.errors import CollectionCorrupt, ImageError, ImageNotFound, SourceError, TooFewImages
+from index.errors import OF_ONE_IMAGE, TooFewImages
 from index.files import now
 from index.image import upright
 from index.matching import PERCEPTUAL_DISTANCE
@@ -233,7 +233,7 @@ def _draw(
             data = read(item.id)
             image = Image.fromarray(upright(data, longest=_LONGEST).pixels)
             yield _Drawn(key, "", number % FOLDS, encoder.load(data).pixels)
-        except (SourceError, ImageError, ImageNotFound, CollectionCorrupt):
+        except OF_ONE_IMAGE:
             continue
         finally:
             progress()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from index import image
 from index.collection import Collection
-from index.errors import CollectionCorrupt, ImageError, ImageNotFound, SourceError
+from index.errors import OF_ONE_IMAGE
 from index.image import Picture
 from index.records import Item
 
@@ -62,7 +62,7 @@ def describe(
             for key, future in looks.items():
                 try:
                     pictures[key] = future.result()
-                except (SourceError, ImageError, ImageNotFound, CollectionCorrupt) as error:
+                except OF_ONE_IMAGE as error:
                     warn(f"{items[key].id}: {error}")
                 progress()
             with collection.store.write() as transaction:

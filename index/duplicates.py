@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from index.artifact import Calibration
+from index.errors import OF_ONE_IMAGE
 from index.fingerprint import hamming
 from index.matching import (
     PERCEPTUAL_DISTANCE,
@@ -18,7 +19,7 @@ from index.matching import (
 )
 from index.policies import DEFAULT_POLICY, Policy, reason
 from index.records import Item
-from index.second_look import UNSEEN, Verifier, verdict
+from index.second_look import Outcome, Verifier, verdict
 from index.stars import Link, Star
 from index.verdicts import Verdicts
 
@@ -111,11 +112,12 @@ def look_again(group: Group, verifier: Verifier, policy: Policy = DEFAULT_POLICY
 
 
 def _seen(keep: Item, item: Item, match: Match, verifier: Verifier) -> dict[str, Any]:
+    outcome: Outcome
     try:
-        alignment = verifier.align(verifier.features(keep), item)
-    except UNSEEN as error:
-        return {"verified": False, "reason": str(error)}
-    seen = verdict(alignment, hashed=match.tier == "perceptual", likely=True)
+        outcome = verifier.align(verifier.features(keep), item)
+    except OF_ONE_IMAGE as error:
+        outcome = error
+    seen = verdict(outcome, hashed=match.tier == "perceptual", likely=True)
     return seen or {"verified": False, "reason": _NO_COPY}
 
 

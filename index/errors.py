@@ -16,6 +16,8 @@ A message says what was found, what was expected, and where. Statuses of HTTP an
 command line are chosen by the layers that have them, not here.
 """
 
+from typing import Final
+
 
 class KindredError(Exception):
     """Base of all errors below; ``str(error)`` is a sentence for the person who asked."""
@@ -159,3 +161,7 @@ class TrainingDiverged(TrainingError):
 
 class ExportRefused(TrainingError):
     """The exported file does not agree with the trained network closely enough."""
+
+
+OF_ONE_IMAGE: Final = (SourceError, ImageError, ImageNotFound, CollectionCorrupt)
+"""What may be wrong with a stored image alone: the others can be looked at."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from index.artifact import Calibration
 from index.encoder import Encoding
-from index.errors import ImageNotFound, KindredError
+from index.errors import ImageNotFound
 from index.fingerprint import BITS
 from index.geometry import Features
 from index.orientations import ORIENTATIONS
@@ -205,9 +205,6 @@ def _verified(match: Match, outcome: Outcome, *, sure: bool) -> Match | None:
     """
     if isinstance(outcome, ImageNotFound):
         return None
-    if isinstance(outcome, KindredError):
-        unseen = {"verified": False, "reason": str(outcome)}
-        return replace(match, evidence={**match.evidence, **unseen}) if sure else None
     seen = verdict(outcome, hashed=match.tier == "perceptual", likely=sure)
     if seen is None:
         return None

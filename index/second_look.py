@@ -8,23 +8,14 @@ from functools import cache, lru_cache
 from typing import Any, Final
 
 from index.alignment import Alignment, NoAlignment, is_blind, is_copy
-from index.errors import (
-    CollectionCorrupt,
-    ImageError,
-    ImageNotFound,
-    KindredError,
-    SourceError,
-)
+from index.errors import OF_ONE_IMAGE, KindredError
 from index.geometry import LONGEST, Features, align, features
 from index.image import DEFAULT_MAX_PIXELS, upright
 from index.in_order import PROCESSORS
 from index.records import Item
 
 Outcome = Alignment | NoAlignment | KindredError
-"""Of a second look; an error, one of ``UNSEEN``, stands for what could not be looked at."""
-
-UNSEEN: Final = (SourceError, ImageError, ImageNotFound, CollectionCorrupt)
-"""What is wrong with one image only: the others can be looked at."""
+"""Of a second look; an error, one of ``OF_ONE_IMAGE``, stands for what could not be looked at."""
 
 _REMEMBERED: Final = 512  # images' features, about 200 KiB each
 
@@ -49,7 +40,7 @@ class Verifier:
         self._features = looked
 
     def features(self, item: Item) -> Features:
-        """What is compared of a stored image; raises what ``UNSEEN`` lists."""
+        """What is compared of a stored image; raises what ``OF_ONE_IMAGE`` lists."""
         return self._features(item.id, item.sha256, item.pixels)
 
     def align(self, query: Features, item: Item) -> Alignment | NoAlignment:
@@ -67,7 +58,7 @@ class Verifier:
         def outcome(item: Item) -> Outcome:
             try:
                 return self.align(query, item)
-            except UNSEEN as error:
+            except OF_ONE_IMAGE as error:
                 return error
 
         return list(looking().map(outcome, items))
@@ -79,14 +70,14 @@ def looking() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(PROCESSORS, "second look")
 
 
-def verdict(
-    outcome: Alignment | NoAlignment, *, hashed: bool, likely: bool
-) -> dict[str, Any] | None:
+def verdict(outcome: Outcome, *, hashed: bool, likely: bool) -> dict[str, Any] | None:
     """What answers say of a pair after a second look, None where it refuses the pair.
 
-    ``hashed`` pairs, of near hashes, stand where nothing is left to compare; see ``is_copy`` for
-    ``likely``.
+    ``hashed`` pairs, of near hashes, stand where nothing is left to compare, and ``likely`` ones
+    where there is nothing to look at; see ``is_copy`` for what else is said by that.
     """
+    if isinstance(outcome, KindredError):
+        return {"verified": False, "reason": str(outcome)} if likely else None
     if is_copy(outcome, likely=likely):
         return {"verified": True, **evidence(outcome)}
     # Of pictures worn down to specks nothing is left to compare, but the hash.

@@ -82,6 +82,13 @@ def write_settings(run: Path, settings: dict[str, Any]) -> None:
         file.write((json.dumps(settings, indent=2) + "\n").encode())
 
 
+def what_is_kept(run: Path) -> str:
+    """What there is to go on from, as part of a sentence."""
+    if (run / CHECKPOINT).exists():
+        return f"the last checkpoint in {run} is intact"
+    return f"{run} has no checkpoint yet"
+
+
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings that a run was started with.
 

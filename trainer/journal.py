@@ -87,7 +87,7 @@ class Journal:
 
     def _check(self, record: dict[str, float]) -> None:
         where = f"at step {record['step']}, learning rate {record['learning_rate']:.4g}"
-        advice = f"try a lower rate or a longer warm-up; {what_is_kept(self.run)}"
+        advice = f"try a lower rate or a longer warm-up; {checkpoint.what_is_kept(self.run)}"
         if not math.isfinite(record["loss"]):
             raise TrainingDiverged(f"loss is {record['loss']} {where}: {advice}")
         if record["spread"] < LEAST_SPREAD:
@@ -96,10 +96,3 @@ class Journal:
                 f"same h (spread {record['spread']:.1e}, expected at least {LEAST_SPREAD}); "
                 f"{advice}"
             )
-
-
-def what_is_kept(run: Path) -> str:
-    """What there is to go on from, as part of a sentence."""
-    if (run / checkpoint.CHECKPOINT).exists():
-        return f"the last checkpoint in {run} is intact"
-    return f"{run} has no checkpoint yet"

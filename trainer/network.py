@@ -89,11 +89,10 @@ class Network(nn.Module):
             if copies
             else None
         )
-        self.companion = (
-            Companion(CompanionSpec.parse(companion), descriptor_width) if companion else None
-        )
-        if self.companion is not None:
+        self.companion: Companion | None = None
+        if companion:
             spec = CompanionSpec.parse(companion)
+            self.companion = Companion(spec, descriptor_width)
             _check_map(self.companion.backbone, spec.name, spec.size, True)
         if not self.contrasts:
             self.objective.requires_grad_(False)

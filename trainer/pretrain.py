@@ -26,7 +26,7 @@ from trainer import checkpoint, distributed, provenance
 from trainer.compiler import compile_network
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
-from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, what_is_kept
+from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
 from trainer.loader import Batches
 from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
@@ -72,7 +72,7 @@ def pretrain(settings: PretrainSettings) -> Images:
                 raise RunError(
                     f"out of memory with batches of {settings.batch_size} images of "
                     f"{settings.image_size} px: try a smaller --batch-size; "
-                    f"{what_is_kept(Path(settings.out))} ({error})"
+                    f"{checkpoint.what_is_kept(Path(settings.out))} ({error})"
                 ) from error
             raise
 

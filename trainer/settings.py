@@ -167,10 +167,6 @@ class PretrainSettings:
             raise RunError(f"warmup_epochs is {self.warmup_epochs}, expected 0 to {self.epochs}")
         if not 0 <= self.seed < 2**63:
             raise RunError(f"seed is {self.seed}, expected 0 to 2^63 - 1")
-        if self.weight_decay is not None and not (
-            self.weight_decay >= 0 and math.isfinite(self.weight_decay)
-        ):
-            raise RunError(f"weight_decay is {self.weight_decay}, expected 0 or more")
         if self.frozen_stages < 0 or (self.frozen_stages and not self.from_):
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
@@ -188,9 +184,9 @@ class PretrainSettings:
                 f"mixed_share is {self.mixed_share} of batches of {self.batch_size}, expected at "
                 "least two images that are not mixed: an image is contrasted with others"
             )
-        for name in ("entropy_weight", "contrast_weight"):
+        for name in ("entropy_weight", "contrast_weight", "weight_decay"):
             value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
+            if value is not None and not (value >= 0 and math.isfinite(value)):
                 raise RunError(f"{name} is {value}, expected 0 or more")
         if self.companion:
             CompanionSpec.parse(self.companion)
