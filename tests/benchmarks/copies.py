@@ -41,7 +41,7 @@ from tqdm import tqdm
 
 from index import sources
 from index.background import IMAGES, Background, distinct
-from index.encoder import DEFAULT_ENCODER, Encoder
+from index.encoder import DEFAULT_ENCODER, Encoder, Encoding
 from index.image import Fit, load_pixels
 from trainer.metrics import micro_average_precision, recall_at_precision, source_among_first
 
@@ -260,29 +260,29 @@ def hashes(queries: Files, database: Files) -> list[Method]:
 def kindred(path: Path, queries: Files, database: Files) -> list[Method]:
     """Both outputs of an encoder file, and the copy score that is served."""
     encoder = Encoder(path)
-
-    def encode(files: Files, what: str) -> tuple[Floats, Floats, Floats]:
-        parts = [
-            encoder.encode(np.stack([encoder.load(data).pixels for data in files[start:][:64]]))
-            for start in tqdm(range(0, len(files), 64), f"{path.name}, {what}", leave=False)
-        ]
-        return (
-            np.concatenate([part.embedding for part in parts]),
-            np.concatenate([part.descriptor for part in parts]),
-            np.concatenate([part.descriptor_offset for part in parts]),
-        )
-
-    embedding_Q, descriptor_Q, offset_Q = encode(queries, "queries")
-    embedding_B, descriptor_B, _ = encode(database, "database")
-    raw = descriptor_Q @ descriptor_B.T
+    q, b = encode(encoder, queries, "queries"), encode(encoder, database, "database")
+    raw = q.descriptor @ b.descriptor.T
     threshold = encoder.metadata.calibration.default_threshold()
     name = path.stem
     return [
-        Method(f"{name} embedding", embedding_Q @ embedding_B.T, None),
+        Method(f"{name} embedding", q.embedding @ b.embedding.T, None),
         Method(f"{name} descriptor, raw", raw, None),
-        Method(f"{name} copy score", raw - offset_Q[:, None], threshold),
-        Method(f"{name} copy score, calibrated", calibrated(descriptor_Q, descriptor_B), None),
+        Method(f"{name} copy score", raw - q.descriptor_offset[:, None], threshold),
+        Method(f"{name} copy score, calibrated", calibrated(q.descriptor, b.descriptor), None),
     ]
+
+
+def encode(encoder: Encoder, files: Files, what: str) -> Encoding:
+    """The vectors of the files, in batches as the indexer's."""
+    parts = [
+        encoder.encode(np.stack([encoder.load(data).pixels for data in files[start:][:64]]))
+        for start in tqdm(range(0, len(files), 64), what, leave=False)
+    ]
+    return Encoding(
+        np.concatenate([part.embedding for part in parts]),
+        np.concatenate([part.descriptor for part in parts]),
+        np.concatenate([part.descriptor_offset for part in parts]),
+    )
 
 
 def calibrated(descriptor_Q: Floats, descriptor_B: Floats) -> Floats:
