@@ -59,26 +59,6 @@ def _luma(x_NCSS: Tensor) -> Tensor:
     return (r * red).add_(green, alpha=g).add_(blue, alpha=b)[:, None]
 
 
-def _blend(x_NCSS: Tensor, other: Tensor, factor_N: Tensor) -> Tensor:
-    factor = factor_N[:, None, None, None]
-    return (factor * x_NCSS + (1 - factor) * other).clamp_(0, 1)
-
-
-def adjust_brightness(x_NCSS: Tensor, factor_N: Tensor) -> Tensor:
-    """Scale towards black."""
-    return (x_NCSS * factor_N[:, None, None, None]).clamp_(0, 1)
-
-
-def adjust_contrast(x_NCSS: Tensor, factor_N: Tensor) -> Tensor:
-    """Blend with the sample's mean luma."""
-    return _blend(x_NCSS, _luma(x_NCSS).mean(dim=(1, 2, 3), keepdim=True), factor_N)
-
-
-def adjust_saturation(x_NCSS: Tensor, factor_N: Tensor) -> Tensor:
-    """Blend with the luma."""
-    return _blend(x_NCSS, _luma(x_NCSS), factor_N)
-
-
 def adjust_hue(x_NCSS: Tensor, shift_N: Tensor) -> Tensor:
     """Turn the hue of HSV by ``shift_N`` turns, value and saturation kept."""
     red, green, blue = x_NCSS.unbind(1)
