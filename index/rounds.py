@@ -25,7 +25,7 @@ from index.beside import Waiting
 from index.build import Settings
 from index.collection import Collection
 from index.encoder import Encoder, Encoding
-from index.errors import CollectionCorrupt, ImageError, ImageNotFound, SourceError
+from index.errors import OF_ONE_IMAGE
 from index.in_order import InOrder
 from index.transactions import Snapshot, Transaction
 
@@ -165,7 +165,7 @@ class Rounds:
         try:
             data = self._collection.read(image.id)
             picture = self._encoder.load(data, max_pixels=self._settings.max_pixels)
-        except (SourceError, ImageError, ImageNotFound, CollectionCorrupt) as error:
+        except OF_ONE_IMAGE as error:
             return Failed(image, str(error))
         return _Decoded(image, picture.pixels)
 
