@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from trainer.distributed import gather
 from trainer.objectives.gathered import CHUNK, mean_over_anchors
+from trainer.objectives.objective import exact, unit
 
 ENTROPY_WEIGHT = 5.0
 """The paper's 30 takes likeness from a backbone that learns both, and in trainings of minutes
@@ -88,8 +89,7 @@ def copy_loss(
         entropy_C = -0.5 * squared_C.log() * ~match_CM.all(1)
         return (contrast_C + entropy_weight * entropy_C).sum()
 
-    z_NK = functional.normalize(z_NK if z_NK.dtype == torch.float64 else z_NK.float(), dim=1)
-    return mean_over_anchors(loss, z_NK, chunk)
+    return mean_over_anchors(loss, unit(z_NK), chunk)
 
 
 class CopyDescriptor(nn.Module):
@@ -114,8 +114,7 @@ class CopyDescriptor(nn.Module):
     def pool(self, map_NDHW: Tensor) -> Tensor:
         """GeM of the map, (N, D): root of the mean third power."""
         with torch.autocast(map_NDHW.device.type, enabled=False):
-            exact = map_NDHW if map_NDHW.dtype == torch.float64 else map_NDHW.float()
-            pooled_ND: Tensor = exact.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
+            pooled_ND: Tensor = exact(map_NDHW).clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
             return pooled_ND
 
     def describe(self, map_NDHW: Tensor) -> Tensor:
