@@ -42,7 +42,7 @@ class Small(nn.Module):
     def forward(self, x: Tensor, sources: Sources) -> Tensor:
         feature_map, h = self.backbone(x)
         contrast: Tensor = self.contrast(Seen(h, x))
-        copies: Tensor = self.copies(feature_map, sources)
+        copies = self.copies.loss(self.copies.describe(feature_map), sources)
         return contrast + 0.1 * copies
 
 

@@ -146,7 +146,7 @@ def test_dead_channels_and_autocast_leave_gradients_finite() -> None:
     x.requires_grad_()
     numbers = torch.arange(4).repeat(2)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = descriptor(x, Sources(numbers, numbers))
+        loss = descriptor.loss(descriptor.describe(x), Sources(numbers, numbers))
     assert loss.dtype == torch.float32
     for gradient in torch.autograd.grad(loss, [x, *descriptor.parameters()]):
         assert bool(gradient.isfinite().all())

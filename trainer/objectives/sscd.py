@@ -20,6 +20,9 @@ from trainer.distributed import gather
 from trainer.objectives.gathered import CHUNK, mean_over_anchors
 from trainer.objectives.objective import exact, unit
 
+TEMPERATURE = 0.05
+"""The paper's."""
+
 ENTROPY_WEIGHT = 5.0
 """The paper's 30 takes likeness from a backbone that learns both, and in trainings of minutes
 brings nothing more where copy scores are normalised; see EXPERIMENTS.md."""
@@ -99,15 +102,8 @@ class CopyDescriptor(nn.Module):
     favours what stands out, and a linear layer.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        width: int,
-        temperature: float = 0.05,
-        entropy_weight: float = ENTROPY_WEIGHT,
-    ) -> None:
+    def __init__(self, channels: int, width: int, entropy_weight: float = ENTROPY_WEIGHT) -> None:
         super().__init__()
-        self.temperature = temperature
         self.entropy_weight = entropy_weight
         self.linear = nn.Linear(channels, width)
 
@@ -149,8 +145,4 @@ class CopyDescriptor(nn.Module):
 
     def loss(self, z_NK: Tensor, sources: Sources) -> Tensor:
         """``copy_loss`` of a batch of views' descriptors."""
-        return copy_loss(z_NK, sources, self.temperature, self.entropy_weight)
-
-    def forward(self, map_NDHW: Tensor, sources: Sources) -> Tensor:
-        """Loss of a batch of views' feature maps."""
-        return self.loss(self.describe(map_NDHW), sources)
+        return copy_loss(z_NK, sources, TEMPERATURE, self.entropy_weight)
