@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.backbones import Backbone, create_backbone
-from trainer.objectives.dino import DINO, distillation
+from trainer.objectives.dino import DINO
 from trainer.objectives.objective import Progress, Seen
+from trainer.objectives.swav import swapped_prediction
 
 
 def algorithm_1(
@@ -47,7 +48,7 @@ def test_value_and_gradients_are_algorithm_1() -> None:
     student = torch.randn(4, 5, 7).double().requires_grad_()
     teacher, centre = torch.randn(2, 5, 7).double(), torch.randn(7).double()
     expected = algorithm_1(list(student), list(teacher), centre, 0.1, 0.05)
-    got = distillation(student, ((teacher - centre) / 0.05).softmax(2), 0.1)
+    got = swapped_prediction(student, ((teacher - centre) / 0.05).softmax(2), 0.1)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
     (wanted,), (gradient,) = (torch.autograd.grad(loss, student) for loss in (expected, got))
     torch.testing.assert_close(gradient, wanted, rtol=1e-10, atol=1e-14)

@@ -31,25 +31,12 @@ from trainer.objectives.objective import (
     half_cosine,
     unit,
 )
+from trainer.objectives.swav import swapped_prediction
 
 FIRST_TEACHER_TEMPERATURE = 0.04
 WARMUP_EPOCHS = 30
 """Epochs over which the teacher's temperature rises."""
 CENTRE_MOMENTUM = 0.9
-
-
-def distillation(student_VNP: Tensor, teacher_2NP: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of the teacher's shares of a large view and the student's of another view.
-
-    Args:
-        student_VNP: logits, the two large views first.
-        teacher_2NP: shares of sum 1.
-        temperature: divides the student's logits; above 0.
-    """
-    log_shares_VNP = (student_VNP / temperature).log_softmax(2)
-    entropies_2V = -torch.einsum("tnp,vnp->tv", teacher_2NP, log_shares_VNP) / student_VNP.shape[1]
-    own = entropies_2V.diagonal().sum()
-    return (entropies_2V.sum() - own) / (2 * (len(student_VNP) - 1))
 
 
 class Outputs(nn.Module):
@@ -126,7 +113,7 @@ class DINO(Objective):
         self.register_buffer("teacher_temperature", torch.tensor(first))
 
     def forward(self, seen: Seen) -> Tensor:
-        """``distillation``; the centre moves towards what the teacher said."""
+        """``swapped_prediction`` of the teacher's shares; the centre moves towards what it said."""
         n = len(seen.h_MD) // 2
         h = seen.h_MD if seen.small_LD is None else torch.cat([seen.h_MD, seen.small_LD])
         student_VNP = self.outputs(self.projector(h)).reshape(-1, n, len(self.centre_P))
@@ -134,7 +121,7 @@ class DINO(Objective):
         shares_MP = ((said_MP - self.centre_P) / self.teacher_temperature).softmax(1)
         with torch.autocast(h.device.type, enabled=False):
             teacher_2NP = shares_MP.reshape(2, n, -1)
-            loss = distillation(student_VNP, teacher_2NP, self.temperature)
+            loss = swapped_prediction(student_VNP, teacher_2NP, self.temperature)
         mean_P = total(said_MP.mean(0)) / world_size()
         self.centre_P.lerp_(mean_P.to(self.centre_P), 1 - CENTRE_MOMENTUM)
         return loss

@@ -45,7 +45,13 @@ def codes(scores_BP: Tensor, counts_B: Tensor, epsilon: float) -> Tensor:
 
 
 def swapped_prediction(scores_VNP: Tensor, codes_2NP: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of each view's prediction of the codes of the two large views but itself."""
+    """Cross entropy of each view's prediction of the codes of the two large views but itself.
+
+    Args:
+        scores_VNP: logits, the two large views first.
+        codes_2NP: shares of sum 1.
+        temperature: divides the logits; above 0.
+    """
     log_shares_VNP = (scores_VNP / temperature).log_softmax(2)
     entropies_2V = -torch.einsum("cnp,vnp->cv", codes_2NP, log_shares_VNP) / scores_VNP.shape[1]
     own = entropies_2V.diagonal().sum()
