@@ -60,7 +60,6 @@ class ImageQuery(Body):
     """The image asked about: exactly one of these fields."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"minProperties": 1, "maxProperties": 1},
     )
 
@@ -111,7 +110,6 @@ class SearchRequest(SearchOptions):
     """A search by one image."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"query": {"id": "snow2.jpg"}, "top_k": 5},
@@ -126,9 +124,7 @@ class SearchRequest(SearchOptions):
 class SearchForm(SearchOptions):
     """A search by an uploaded file."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"file": "(bytes)", "top_k": 5}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"file": "(bytes)", "top_k": 5}]})
 
     file: UploadFile = Field(description="The image file whose neighbours are asked for.")
 
@@ -174,7 +170,6 @@ class CheckRequest(CheckOptions):
     """A look for copies of one image."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"query": {"id": "snow2.jpg"}, "max_false_match_rate": 0.0001},
@@ -190,7 +185,7 @@ class CheckForm(CheckOptions):
     """A look for copies of an uploaded file."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"file": "(bytes)", "orientations": True}]}
+        json_schema_extra={"examples": [{"file": "(bytes)", "orientations": True}]}
     )
 
     file: UploadFile = Field(description="The image file whose copies are asked for.")
@@ -223,7 +218,6 @@ class VerdictRequest(Body):
     """What images are to each other."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"ids": ["snow2.jpg", "snow3.jpg"], "verdict": "different"}]
         },
@@ -241,7 +235,6 @@ class EmbedRequest(Body):
     """One image to embed, or several."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"query": {"base64": "/9j/4AAQSkZJRg..."}}]},
     )
 
@@ -253,7 +246,7 @@ class EmbedRequest(Body):
 class EmbedForm(Body):
     """Uploaded files to embed."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"file": "(bytes)"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"file": "(bytes)"}]})
 
     file: list[UploadFile] = Field(
         description=f"The image file; repeated for several, {MAX_EMBED_IMAGES} at most."
@@ -263,7 +256,7 @@ class EmbedForm(Body):
 class CollectionSettings(Body):
     """Settings of a collection; `{}` takes the service's encoder."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{}]})
 
     encoder: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")] | None = Field(
         default=None,
@@ -276,7 +269,6 @@ class ImageForm(Body):
     """An image to keep under an id."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"file": "(bytes)", "metadata": '{"label": "snow"}'}]},
     )
 
@@ -289,8 +281,6 @@ class ImageForm(Body):
 class ImageChange(Body):
     """What to change of an image."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"metadata": {"label": "ice"}}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"metadata": {"label": "ice"}}]})
 
     metadata: dict[str, Any] = Field(description="The metadata in place of the present one.")
