@@ -127,12 +127,10 @@ def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pict
     return Picture(_fitted(image, fit), width, height, name, taken, details_of(exif))
 
 
-def load_pixels(
-    data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> NDArray[np.uint8]:
+def load_pixels(data: bytes, fit: Fit) -> NDArray[np.uint8]:
     """The pixels of ``load`` alone, uint8 (S, S, 3); raises the same."""
     draft = 2 * max(fit.size, SIDE)
-    return _fitted(_decode(data, draft=draft, max_pixels=max_pixels).image, fit)
+    return _fitted(_decode(data, draft=draft, max_pixels=DEFAULT_MAX_PIXELS).image, fit)
 
 
 def upright(data: bytes, *, longest: int, max_pixels: int = DEFAULT_MAX_PIXELS) -> Reduced:
