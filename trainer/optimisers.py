@@ -13,12 +13,15 @@ from torch.optim import Optimizer
 
 from trainer.settings import PretrainSettings
 
+TRUST = 0.001
+"""The trust coefficient of LARS."""
+
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling (You, Gitman, Ginsburg 2017, arXiv:1708.03888).
 
     SGD with momentum in which each adapted tensor's step is scaled by
-    ``trust_coefficient * |w| / |g + weight_decay * w|``, as SimCLR uses it. Groups with
+    ``TRUST * |w| / |g + weight_decay * w|``, as SimCLR uses it. Groups with
     ``adapt=False`` take plain momentum steps.
     """
 
@@ -28,15 +31,8 @@ class LARS(Optimizer):
         lr: float,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
-        trust_coefficient: float = 0.001,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "trust_coefficient": trust_coefficient,
-            "adapt": True,
-        }
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": True}
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -60,7 +56,7 @@ class LARS(Optimizer):
         updates = torch._foreach_add(gradients, parameters, alpha=group["weight_decay"])
         if group["adapt"]:
             norms, of_updates = torch._foreach_norm(parameters), torch._foreach_norm(updates)
-            ratios = torch.stack(norms) / torch.stack(of_updates) * group["trust_coefficient"]
+            ratios = torch.stack(norms) / torch.stack(of_updates) * TRUST
             # A zero tensor, or one without gradient, has no meaningful ratio.
             ratios = torch.where(ratios.isfinite() & (ratios > 0), ratios, 1.0)
             torch._foreach_mul_(updates, list(ratios.unbind()))
