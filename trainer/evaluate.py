@@ -19,8 +19,6 @@ from trainer.data import load_images
 from trainer.settings import setting
 from trainer.views import edited
 
-KNN_NEIGHBOURS = 200
-KNN_TEMPERATURE = 0.07
 LARGEST_SPECTRUM = 20_000
 """Rows that RankMe looks at; its singular values settle long before."""
 
@@ -77,7 +75,7 @@ class Evaluation:
     def table(self) -> str:
         """The figures as text."""
         names = {
-            "knn": f"kNN (k={KNN_NEIGHBOURS}, temperature {KNN_TEMPERATURE})",
+            "knn": f"kNN (k={metrics.KNN_NEIGHBOURS}, temperature {metrics.KNN_TEMPERATURE})",
             "recall_at_1": "recall@1, leave one out",
             "mean_average_precision": "mAP, leave one out",
             "linear_probe": "linear probe",
@@ -142,14 +140,10 @@ def score(
         if len(np.unique(labels)) < len(labels):
             found = metrics.retrieval(x_ND, y)
             recall, average = found.recall_at_1, found.mean_average_precision
-        knn = metrics.weighted_knn(
-            x_ND, y, x_ND, y, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE, leave_one_out=True
-        )
+        knn = metrics.weighted_knn(x_ND, y, x_ND, y, leave_one_out=True)
         if bank is not None:
             y, bank_y = metrics.joint_labels(labels, bank[1])
-            knn = metrics.weighted_knn(
-                x_ND, y, bank[0], bank_y, k=KNN_NEIGHBOURS, temperature=KNN_TEMPERATURE
-            )
+            knn = metrics.weighted_knn(x_ND, y, bank[0], bank_y)
             probe = metrics.linear_probe(bank[0], bank_y, x_ND, y)
     spectrum = metrics.rankme(x_ND[:LARGEST_SPECTRUM])
     even, spread = metrics.alignment(*views), metrics.uniformity(x_ND)

@@ -19,6 +19,9 @@ from torch.nn import functional
 
 from index.errors import DataError
 
+KNN_NEIGHBOURS = 200
+KNN_TEMPERATURE = 0.07
+
 CHUNK = 512
 """Queries compared with the whole bank at a time: bounds memory to CHUNK x B similarities."""
 
@@ -36,13 +39,12 @@ def weighted_knn(
     bank_BD: Tensor,
     bank_labels_B: Tensor,
     *,
-    k: int = 200,
-    temperature: float = 0.07,
+    k: int = KNN_NEIGHBOURS,
     leave_one_out: bool = False,
 ) -> float:
     """Top-1 accuracy of the weighted k-nearest-neighbour vote, 0 to 1.
 
-    Each of the ``k`` nearest votes for its label with ``exp(cosine / temperature)``
+    Each of the ``k`` nearest votes for its label with ``exp(cosine / KNN_TEMPERATURE)``
     (Wu et al. 2018, arXiv:1805.01978, section 3.4).
 
     Args:
@@ -56,7 +58,7 @@ def weighted_knn(
     for start, similarity in _similarities(query_QD, bank_BD, leave_one_out):
         nearest, rows = similarity.topk(k, dim=1)
         votes = torch.zeros(len(rows), classes, device=rows.device)
-        votes.scatter_add_(1, bank_labels_B[rows], (nearest / temperature).exp())
+        votes.scatter_add_(1, bank_labels_B[rows], (nearest / KNN_TEMPERATURE).exp())
         correct += int((votes.argmax(1) == query_labels_Q[start : start + len(rows)]).sum())
     return correct / len(query_QD)
 
@@ -103,11 +105,11 @@ def alignment(x_ND: Tensor, y_ND: Tensor) -> float:
     return float((x_ND - y_ND).square().sum(1).mean())
 
 
-def uniformity(x_ND: Tensor, temperature: float = 2.0) -> float:
-    """Log of the mean Gaussian potential over all pairs (Wang and Isola 2020, eq. 7)."""
+def uniformity(x_ND: Tensor) -> float:
+    """Log of the mean Gaussian potential over all pairs (Wang and Isola 2020, eq. 7, t = 2)."""
     total = torch.zeros((), dtype=torch.float64, device=x_ND.device)
     for start, similarity in _similarities(x_ND, x_ND, False):
-        potential = (-temperature * (2 - 2 * similarity)).exp()
+        potential = (-2 * (2 - 2 * similarity)).exp()
         # Only pairs i < j: the diagonal would reward nothing but its own presence.
         total += potential.triu(diagonal=1 + start).sum(dtype=torch.float64)
     pairs = len(x_ND) * (len(x_ND) - 1) / 2
