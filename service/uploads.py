@@ -22,14 +22,6 @@ _LINGER_BYTES: Final = 256 * 1024 * 1024
 _LINGER_SECONDS: Final = 10
 
 
-class BodyTooLarge(HTTPException):
-    """The body is over the limit. An HTTPException: FastAPI wraps others met while reading."""
-
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(413, f"the body is larger than the limit of {limit_bytes:,} bytes")
-        self.limit_bytes = limit_bytes
-
-
 class LimitBody:
     """Middleware that stops reading a body at its limit.
 
@@ -66,7 +58,7 @@ class LimitBody:
 
 
 async def _refuse(headers: Headers, receive: Receive, limit: int) -> NoReturn:
-    """Raise BodyTooLarge, once a client that sends without waiting has come to its end.
+    """Raise HTTPException 413, once a client that sends without waiting has come to its end.
 
     Many clients read no answer before they have sent all; if the connection closed on them, they
     would report a broken pipe instead. What they still send is dropped, and bounded.
@@ -79,7 +71,8 @@ async def _refuse(headers: Headers, receive: Receive, limit: int) -> NoReturn:
                 dropped += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     break
-    raise BodyTooLarge(limit)
+    # FastAPI wraps errors of any other class that are met while a body is read.
+    raise HTTPException(413, f"the body is larger than the limit of {limit:,} bytes")
 
 
 def expects_form(request: Request) -> None:
@@ -103,18 +96,18 @@ def _expects(request: Request, media_type: str) -> None:
 async def file_bytes(file: UploadFile, max_upload_bytes: int) -> bytes:
     """The bytes of an uploaded file, which waits on disk if it is large."""
     data = await file.read(max_upload_bytes + 1)
-    check_size(len(data), max_upload_bytes)
+    _check_size(len(data), max_upload_bytes)
     return data
 
 
 async def base64_bytes(text: str, field: str, max_upload_bytes: int) -> bytes:
     """The bytes of an image that came as base64, perhaps in a ``data:`` URL."""
     data = await anyio.to_thread.run_sync(_decode_base64, text, field)
-    check_size(len(data), max_upload_bytes)
+    _check_size(len(data), max_upload_bytes)
     return data
 
 
-def check_size(size_bytes: int, max_upload_bytes: int) -> None:
+def _check_size(size_bytes: int, max_upload_bytes: int) -> None:
     """Refuse an image file over the limit."""
     if size_bytes > max_upload_bytes:
         raise ProblemError(
