@@ -23,7 +23,7 @@ _ROWS_AT_A_TIME: Final = 2048
 
 @dataclass(frozen=True)
 class IndexFile:
-    """A FAISS file of a generation, and what it must hash to."""
+    """The file of a space, and what it must hash to."""
 
     name: str
     sha256: str

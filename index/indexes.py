@@ -1,8 +1,9 @@
 """A collection's vectors in memory, kept in step with its database, and their files.
 
-The files are derived: a generation is a set of checksummed FAISS files that hold every change up
-to some version of the database, and any of them can be lost and made again. Compaction writes the
-next generation beside the one in use, then one transaction makes it the newest.
+The files are derived: a generation is a checksummed file for each space (``index.space_index``)
+that holds every change up to some version of the database, and any can be lost and made again.
+Compaction writes the next generation beside the one in use, then one transaction makes it the
+newest.
 """
 
 from __future__ import annotations
