@@ -24,7 +24,7 @@ from typing import Final, Literal
 
 from index.duplicates import Group
 from index.errors import DeedRefused, SourceUnreadable
-from index.files import sha256_of, sync_folder
+from index.files import make_folder, sha256_of, sync_folder
 from index.journal import Deed, Entry, Journal
 from index.matching import TIERS, Match, Tier
 from index.records import Item
@@ -399,5 +399,4 @@ def _make_folders(folder: Path) -> None:
     """Make a folder and those above it, durably."""
     if not folder.is_dir():
         _make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        make_folder(folder)
