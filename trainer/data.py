@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 import sys
@@ -130,12 +129,9 @@ def load_images(
                 f"{source}: the images have changed: their digest is {done.digest[:12]}, "
                 f"expected {str(digest)[:12]}"
             )
-    shape = (len(done.labels), fit.size, fit.size, 3)
-    # Copy on write: torch warns of arrays that it could not write to.
-    pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
-    _check_variety(source, pixels)
-    labels = np.array(done.labels, np.str_)
-    return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
+    images = _mapped(cache, done, fit)
+    _check_variety(source, images.pixels)
+    return images
 
 
 def kept_images(cache: Path, fit: Fit, digest: str | None = None) -> Images:
@@ -146,15 +142,20 @@ def kept_images(cache: Path, fit: Fit, digest: str | None = None) -> Images:
     """
     try:
         done = _Progress(**json.loads((cache / PROGRESS).read_text()))
-        shape = (len(done.labels), fit.size, fit.size, 3)
-        if (cache / PIXELS).stat().st_size != math.prod(shape):
+        if (cache / PIXELS).stat().st_size != len(done.labels) * _row_bytes(fit):
             raise ValueError("another size")
         if digest not in (None, done.digest):
             raise ValueError("other images")
-        pixels = np.memmap(cache / PIXELS, np.uint8, "r", shape=shape)
+        return _mapped(cache, done, fit)
     except (OSError, ValueError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else "its record is of others"
         raise RunError(f"{cache} does not hold the decoded images of a run: {why}") from error
+
+
+def _mapped(cache: Path, done: _Progress, fit: Fit) -> Images:
+    shape = (len(done.labels), fit.size, fit.size, 3)
+    # Copy on write: torch warns of arrays that it could not write to.
+    pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
     labels = np.array(done.labels, np.str_)
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
 
