@@ -43,7 +43,9 @@ class Segments(Segment):
 register_url_convertor("segment", Segment())
 register_url_convertor("segments", Segments())
 
-IMAGES: Final = "/v1/collections/{collection:segment}/images"
+COLLECTIONS: Final = "/v1/collections"
+COLLECTION: Final = COLLECTIONS + "/{collection:segment}"
+IMAGES: Final = COLLECTION + "/images"
 IMAGE: Final = IMAGES + "/{id:segments}"
 
 
@@ -68,4 +70,4 @@ class RouteAsSent:
 def thumbnail_url(scope: Scope, collection: str, image_id: str) -> str:
     """Where an image's thumbnail is, from the root of the host."""
     root = scope.get("root_path", "")
-    return f"{root}/v1/collections/{encoded(collection)}/images/{encoded(image_id)}/thumbnail"
+    return f"{root}{COLLECTIONS}/{encoded(collection)}/images/{encoded(image_id)}/thumbnail"

@@ -9,13 +9,11 @@ from fastapi import APIRouter, Body, Response
 
 from service import problems
 from service.answers import CollectionAnswer, CollectionsAnswer
+from service.paths import COLLECTION, COLLECTIONS
 from service.requests import CollectionSettings
 from service.state import CollectionName, ServiceState
 
 router = APIRouter(tags=["collections"])
-
-COLLECTIONS = "/v1/collections"
-COLLECTION = COLLECTIONS + "/{collection:segment}"
 
 
 @router.get(COLLECTIONS, summary="List collections", responses=problems.documented())

@@ -13,7 +13,7 @@ from index.collection import Collection, CopyQuery
 from index.orientations import ORIENTATIONS
 from service import problems
 from service.answers import CheckAnswer, GroupAnswer, GroupsAnswer, KeepAnswer, MatchAnswer
-from service.paths import thumbnail_url
+from service.paths import COLLECTION, thumbnail_url
 from service.queries import ask, ask_file
 from service.requests import (
     CheckForm,
@@ -49,7 +49,7 @@ class Bar:
 
 
 @router.post(
-    "/v1/collections/{collection:segment}/duplicates/check",
+    COLLECTION + "/duplicates/check",
     summary="Look for copies of an image",
     responses=_CHECK_PROBLEMS,
     dependencies=[Depends(expects_json)],
@@ -67,7 +67,7 @@ async def check(
 
 
 @router.post(
-    "/v1/collections/{collection:segment}/duplicates/check/file",
+    COLLECTION + "/duplicates/check/file",
     summary="Look for copies of an uploaded file",
     responses=_CHECK_PROBLEMS,
     dependencies=[Depends(expects_form)],
@@ -88,7 +88,7 @@ async def check_file(
 
 
 @router.get(
-    "/v1/collections/{collection:segment}/duplicates",
+    COLLECTION + "/duplicates",
     summary="List groups of duplicates",
     responses=problems.documented(problems.NO_COLLECTION, problems.MISMATCH, problems.INVALID),
 )
@@ -124,7 +124,7 @@ async def groups(
 
 
 @router.put(
-    "/v1/collections/{collection:segment}/verdicts",
+    COLLECTION + "/verdicts",
     status_code=204,
     summary="Say that images are the same, or different",
     response_description="It is kept, and the next answers go by it.",

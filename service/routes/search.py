@@ -14,7 +14,7 @@ from index.collection import Collection
 from index.filters import EVERYTHING
 from service import problems
 from service.answers import ResultAnswer, SearchAnswer
-from service.paths import thumbnail_url
+from service.paths import COLLECTION, thumbnail_url
 from service.queries import ask, ask_file
 from service.requests import SearchForm, SearchOptions, SearchRequest
 from service.state import OpenCollection, ServiceState
@@ -31,7 +31,7 @@ router = APIRouter(tags=["search"], responses=_PROBLEMS)
 
 
 @router.post(
-    "/v1/collections/{collection:segment}/search",
+    COLLECTION + "/search",
     summary="Search by an id, an image or a vector",
     dependencies=[Depends(expects_json)],
 )
@@ -49,7 +49,7 @@ async def search(
 
 
 @router.post(
-    "/v1/collections/{collection:segment}/search/file",
+    COLLECTION + "/search/file",
     summary="Search by an uploaded file",
     dependencies=[Depends(expects_form)],
 )
