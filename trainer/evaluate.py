@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from index.encoder import Encoder
+from index.encoder import Encoder, Encoding
 from index.errors import DataError
 from trainer import metrics
 from trainer.data import load_images
@@ -157,8 +157,7 @@ def _number(value: float | None) -> str:
 def _encode(encoder: Encoder, pixels: NDArray[np.uint8], what: str) -> tuple[Tensor, Tensor]:
     """Both outputs, float32 on the CPU."""
     rows = range(0, len(pixels), 256)
-    parts = [encoder.encode(pixels[row : row + 256]) for row in tqdm(rows, what, leave=False)]
-    return (
-        torch.from_numpy(np.concatenate([part.embedding for part in parts])),
-        torch.from_numpy(np.concatenate([part.descriptor for part in parts])),
+    encoding = Encoding.concatenate(
+        [encoder.encode(pixels[row : row + 256]) for row in tqdm(rows, what, leave=False)]
     )
+    return torch.from_numpy(encoding.embedding), torch.from_numpy(encoding.descriptor)
