@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from index.errors import RunError
 from trainer.backbones import create_backbone
 from trainer.objectives.sscd import CopyDescriptor
+from trainer.resampling import at_side
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,5 @@ class Companion(nn.Module):
 
     def forward(self, pixels_N3SS: Tensor) -> Tensor:
         """Descriptors (N, K), of any length, of float32 pixels in 0 to 1."""
-        if pixels_N3SS.shape[-1] != self.size:
-            pixels_N3SS = functional.interpolate(
-                pixels_N3SS, (self.size, self.size), mode="bilinear", antialias=True
-            )
-        return self.copies.describe(self.backbone.map((pixels_N3SS - self.mean) / self.deviation))
+        x_N3SS = (at_side(pixels_N3SS, self.size) - self.mean) / self.deviation
+        return self.copies.describe(self.backbone.map(x_N3SS))

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from index.errors import DataError, RunError
 from index.sources import scan
@@ -20,6 +19,7 @@ from trainer.data import Images
 from trainer.objectives import find_method
 from trainer.objectives.classify import Classifier
 from trainer.pairs import classes_of
+from trainer.resampling import at_side
 from trainer.settings import PretrainSettings
 from trainer.trained import load_trained
 
@@ -155,7 +155,4 @@ class Teacher(nn.Module):
 
     def forward(self, x_M3SS: Tensor) -> Tensor:
         """Logits (M, classes)."""
-        if x_M3SS.shape[-1] != self.size:
-            size = (self.size, self.size)
-            x_M3SS = functional.interpolate(x_M3SS, size, mode="bilinear", antialias=True)
-        return self.objective.classify(self.network.represent(x_M3SS))
+        return self.objective.classify(self.network.represent(at_side(x_M3SS, self.size)))

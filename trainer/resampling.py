@@ -83,6 +83,13 @@ def crop_resize_flip(images_NCHW: Tensor, boxes_N4: Tensor, flips_N: Tensor, siz
     return separable(images_NCHW.float(), down, across)
 
 
+def at_side(x_NCSS: Tensor, size: int) -> Tensor:
+    """Square pictures, all of them whole, at this side, with antialiasing where they shrink."""
+    if x_NCSS.shape[-1] == size:
+        return x_NCSS
+    return functional.interpolate(x_NCSS, (size, size), mode="bilinear", antialias=True)
+
+
 def place(x_NCHW: Tensor, boxes_N4: Tensor, size: int) -> Tensor:
     """Resize each picture with antialiasing into its box of an S x S canvas, 0 outside.
 

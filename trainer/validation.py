@@ -14,6 +14,7 @@ from trainer.data import Images
 from trainer.metrics import joint_labels, weighted_knn
 from trainer.network import Network
 from trainer.objectives.classify import Classifier
+from trainer.resampling import at_side
 
 CPU_BATCH = 16
 """Images at once on a CPU, where more are no faster and only take memory; see EXPERIMENTS.md."""
@@ -78,7 +79,5 @@ def at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Itera
     count = CPU_BATCH if device.type == "cpu" else 256
     for start in range(0, len(pixels), count):
         x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + count])).to(device)
-        x = x.permute(0, 3, 1, 2).float() / 255
-        if x.shape[-1] != size:
-            x = functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
+        x = at_side(x.permute(0, 3, 1, 2).float() / 255, size)
         yield x.contiguous(memory_format=torch.channels_last)
