@@ -238,15 +238,7 @@ def test_an_onnx_file_of_somebody_else_is_refused(encoder_path: Path, tmp_path: 
         del model.metadata_props[:]
 
     with pytest.raises(ArtifactInvalid, match=r"no kindred\.\* metadata"):
-        read_metadata(altered(encoder_path, tmp_path, without_metadata))
-
-
-def altered(encoder_path: Path, folder: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
-    model = onnx.load(encoder_path)
-    change(model)
-    path = folder / "altered.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
+        read_metadata(tiny_encoder.altered(encoder_path, tmp_path, without_metadata))
 
 
 def with_property(key: str, value: str) -> Callable[[onnx.ModelProto], None]:
@@ -281,7 +273,7 @@ def test_a_graph_that_is_not_as_the_metadata_say_is_refused(
     encoder_path: Path, tmp_path: Path, change: Callable[[onnx.ModelProto], object]
 ) -> None:
     with pytest.raises(ArtifactInvalid, match=r"its graph has .* expected"):
-        read_metadata(altered(encoder_path, tmp_path, change))
+        read_metadata(tiny_encoder.altered(encoder_path, tmp_path, change))
 
 
 def test_default_threshold_is_of_the_default_rate_or_the_strictest_measured() -> None:

@@ -7,7 +7,6 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,14 +37,6 @@ def assert_close(one: Encoding, other: Encoding, tolerance: float) -> None:
         np.testing.assert_allclose(
             getattr(one, name), getattr(other, name), rtol=0, atol=tolerance, err_msg=name
         )
-
-
-def altered(encoder_path: Path, folder: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
-    model = onnx.load(encoder_path)
-    change(model)
-    path = folder / "altered.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
 
 
 # What comes out
@@ -199,7 +190,7 @@ def test_a_graph_of_somebody_else_is_refused(encoder_path: Path, tmp_path: Path)
         model.graph.input[0].name = "pixel_values"
         model.graph.node[0].input[0] = "pixel_values"
 
-    path = altered(encoder_path, tmp_path, rename)
+    path = tiny_encoder.altered(encoder_path, tmp_path, rename)
     with pytest.raises(ArtifactInvalid, match=r"its graph has .*pixel_values.* expected .*images"):
         Encoder(path, provider="cpu")
 
@@ -228,7 +219,7 @@ def test_an_encoder_without_unit_length_is_refused(
         model.graph.node.append(onnx.helper.make_node("Mul", ["unit", "factor"], ["embedding"]))
 
     with pytest.raises(ArtifactInvalid, match=r"embedding rows of length .*expected 1"):
-        Encoder(altered(encoder_path, tmp_path, scale), provider="cpu")
+        Encoder(tiny_encoder.altered(encoder_path, tmp_path, scale), provider="cpu")
 
 
 # What it says about itself

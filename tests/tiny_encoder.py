@@ -6,6 +6,7 @@ exact one, and another picture lower.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,15 @@ class _Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def altered(encoder_path: Path, folder: Path, change: Callable[[onnx.ModelProto], object]) -> Path:
+    """The file with its model changed, in a folder."""
+    model = onnx.load(encoder_path)
+    change(model)
+    path = folder / "altered.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
 def _pictures(number: int, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
