@@ -159,19 +159,23 @@ def _open(
     provider: Provider, model: bytes, path: Path | str, threads: int | None
 ) -> onnxruntime.InferenceSession:
     """A session that has run once on the provider that was asked for, or on the best that works."""
+    if provider == "cuda" or (provider == "auto" and count_cuda_devices()):
+        try:
+            return _prove(_open_on_cuda(model, path, _options(threads)), path)
+        except ArtifactError as error:
+            if provider == "cuda":
+                raise
+            _log.warning("%s; the CPU does the work instead", error)
+    return _prove(open_session(model, path, _options(threads), [CPU]), path)
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     # Threads that wait by spinning take the processors from those that decode the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _FATAL_ONLY  # what goes wrong is raised, and says more there
-    if provider == "cuda" or (provider == "auto" and count_cuda_devices()):
-        try:
-            return _prove(_open_on_cuda(model, path, options), path)
-        except ArtifactError as error:
-            if provider == "cuda":
-                raise
-            _log.warning("%s; the CPU does the work instead", error)
-    return _prove(open_session(model, path, options, [CPU]), path)
+    return options
 
 
 def _open_on_cuda(
@@ -182,6 +186,8 @@ def _open_on_cuda(
         raise ArtifactError(f"this ONNX Runtime has no CUDA, it offers {', '.join(offered)}")
     if not count_cuda_devices():
         raise ArtifactError("the NVIDIA driver is missing or shows no GPU, expected at least one")
+    # CUDA has no convolutions in int8: the weights are made float once, not with every batch.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     with contextlib.redirect_stdout(sys.stderr):  # they print, and stdout may be a JSON answer
         onnxruntime.preload_dlls()  # CUDA's libraries, where pip has installed them
         session = open_session(model, path, options, [(_CUDA, _CUDA_OPTIONS), CPU])

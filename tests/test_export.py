@@ -11,16 +11,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
 from index.artifact import read_metadata
-from index.encoder import Encoder, Encoding
+from index.encoder import CPU, Encoder, Encoding
 from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels, load_pixels
-from trainer import checkpoint, cli, export, start
+from trainer import checkpoint, cli, export, quantise, start
 from trainer.evaluate import EvaluateSettings, evaluate, score
 from trainer.network import Network, create_network
 from trainer.pretrain import pretrain
@@ -121,19 +122,87 @@ def test_disagreement_is_refused_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_states_its_loss_and_speed_and_is_smaller(
-    run: Path, exported: Path, tmp_path: Path
+@pytest.fixture(scope="module")
+def in_int8(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, export.Export]:
+    out = tmp_path_factory.mktemp("int8") / "int8.onnx"
+    settings = export.ExportSettings(str(run), str(out), int8=True, max_int8_loss=1.0)
+    return out, export.export(settings)
+
+
+def test_int8_states_its_loss_and_speed(
+    in_int8: tuple[Path, export.Export], exported: Path
 ) -> None:
-    out = tmp_path / "int8.onnx"
-    result = export.export(export.ExportSettings(str(run), str(out), int8=True, max_int8_loss=1.0))
+    out, result = in_int8
     assert result.int8 is not None
     assert result.int8.loss == result.int8.fp32_recall_at_1 - result.int8.int8_recall_at_1
     assert result.int8.int8_images_per_second > 0
     assert read_metadata(out).precision == "int8"
-    assert out.stat().st_size < 0.6 * exported.stat().st_size
     pixels = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
     cosine = Encoder(out).encode(pixels).embedding * Encoder(exported).encode(pixels).embedding
     assert float(cosine.sum(1).min()) > 0.9
+
+
+def test_int8_keeps_the_weights_as_they_were(
+    in_int8: tuple[Path, export.Export], exported: Path
+) -> None:
+    fp32, int8 = (
+        {each.name: each.raw_data for each in onnx.load(path).graph.initializer}
+        for path in (exported, in_int8[0])
+    )
+    weights = [name for name in fp32 if name.startswith("network.")]
+    assert "network.backbone.model.conv1.weight" in weights
+    assert [name for name in weights if int8.get(name) != fp32[name]] == []
+
+
+def test_int8_weights_overflow_no_sum_of_two_products(in_int8: tuple[Path, export.Export]) -> None:
+    """255 times two weights, in 16 bits."""
+    graph = onnx.load(in_int8[0]).graph
+    weights = [
+        onnx.numpy_helper.to_array(each)
+        for each in graph.initializer
+        if each.name.endswith("weight_quantized")
+    ]
+    assert len(weights) == sum(node.op_type == "Conv" for node in graph.node) > 0
+    largest = max(int(np.abs(weight.astype(np.int64)).max()) for weight in weights)
+    assert 60 <= largest <= 64
+
+
+def test_int8_says_the_same_where_it_is_calculated_in_float(
+    in_int8: tuple[Path, export.Export],
+) -> None:
+    """As on a GPU."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.log_severity_level = 4
+    in_float = onnxruntime.InferenceSession(in_int8[0], options, providers=[CPU])
+    pixels = np.random.default_rng(1).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    expected = Encoder(in_int8[0], provider="cpu").encode(pixels)
+    for name in ("embedding", "descriptor"):
+        (got,) = in_float.run([name], {"images": pixels})
+        assert float((got * getattr(expected, name)).sum(1).min()) > 0.99
+
+
+def test_int8_spans_no_more_than_a_relu6_lets_through(tmp_path: Path) -> None:
+    """One channel reaches thousands before it; in steps of their span the others would be lost."""
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 8, 3)
+    with torch.no_grad():
+        convolution.weight *= 10
+        convolution.weight[0] *= 300
+    network = torch.nn.Sequential(convolution, torch.nn.ReLU6(), torch.nn.Conv2d(8, 8, 1)).eval()
+    x = torch.rand(64, 3, 16, 16)
+    program = torch.onnx.export(
+        network, (x,), input_names=["images"], dynamo=True, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("n")},),
+    )  # fmt: skip
+    assert program is not None
+    program.save(tmp_path / "fp32.onnx")
+    quantise.quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", x.numpy())
+    session = onnxruntime.InferenceSession(tmp_path / "int8.onnx", providers=[CPU])
+    (got,) = session.run(None, {"images": x.numpy()})
+    with torch.no_grad():
+        expected = network(x).numpy()
+    assert float(np.abs(got - expected).mean()) < 0.05 * float(expected.std())
 
 
 def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:

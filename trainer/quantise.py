@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -57,7 +59,8 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
 
     Weights are signed, one scale a channel; activations unsigned, one scale a tensor. The head,
     the normalisation and the background stay in float: they cost little, and errors there are not
-    averaged away any more.
+    averaged away any more. The weights as they were stay in the file, too, so that training can go
+    on from it.
     """
     # It advises to preprocess the model, which is what happens here.
     logging.getLogger().addFilter(_not_advice)
@@ -68,13 +71,37 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
             target,
             _Reader(pixels),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Add", "Relu", "MaxPool"],
+            # Were Clip, a ReLU6, left out, the scale before it would span what it cuts off.
+            op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "Pad", "MaxPool"],
             per_channel=True,
+            # Seven bits of a weight: with eight, sums of two products overflow their 16 bits on x86
+            # without VNNI, and vectors would depend on the processor that made them.
+            reduce_range=True,
+            extra_options={"TensorQuantOverrides": _depthwise(target)},
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
     finally:
         logging.getLogger().removeFilter(_not_advice)
+    model = onnx.load(target)
+    there = {each.name for each in model.graph.initializer}
+    model.graph.initializer.extend(
+        each
+        for each in onnx.load(source).graph.initializer
+        if each.name.startswith("network.") and each.name not in there
+    )
+    onnx.save(model, target)
+
+
+def _depthwise(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Eight bits for weights of depthwise convolutions, whose products are summed in 32 bits."""
+    whole = {"axis": 0, "quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": False}
+    return {
+        node.input[1]: [whole]
+        for node in onnx.load(path).graph.node
+        if node.op_type == "Conv"
+        and any(each.name == "group" and each.i > 1 for each in node.attribute)
+    }
 
 
 def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparison:

@@ -324,11 +324,10 @@ def _bare(name: str) -> str:
 def _read_encoder(path: Path) -> dict[str, Tensor]:
     """The tensors of the network in an encoder file, which keeps their names."""
     found = _tensors(path, "network.")
-    precision = read_metadata(path).precision
-    if precision == "int8" or not any(name.startswith("backbone.") for name in found):
+    if not any(name.startswith("backbone.") for name in found):
         raise RunError(
-            f"{path} holds no weights to train on with: it is an encoder in {precision} with "
-            f"{len(found)} tensors of a network, expected all of them in float32"
+            f"{path} holds no weights to train on with: it is an encoder with {len(found)} tensors "
+            "of a network, expected all of them"
         )
     return found
 
