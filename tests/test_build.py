@@ -191,6 +191,24 @@ def test_what_changed_is_encoded_again_and_keeps_its_metadata(
     assert hit.score == pytest.approx(1.0, abs=1e-5)
 
 
+def test_a_file_from_the_far_future_is_told_by_its_bytes(
+    source: Path, collection: Collection, counting: CountingEncoder
+) -> None:
+    """Nanoseconds of a year after 2262 are more than a database holds."""
+    shard = source.parent / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(source / "a" / "0.jpg", "0.jpg")
+    for path in (source / "5.jpg", shard):
+        os.utime(path, (0, 10_413_792_000))  # 2300-01-01
+    assert counts(run(source, collection, counting)) == {"added": 6}
+    assert counts(run(shard, collection, counting)) == {"added": 1}
+    assert counts(run(source, collection, counting)) == {"unchanged": 6}
+    assert counting.encoded == 7
+    (source / "5.jpg").write_bytes(jpeg(55))
+    os.utime(source / "5.jpg", (0, 10_413_792_000))
+    assert counts(run(source, collection, counting)) == {"updated": 1, "unchanged": 5}
+
+
 def test_what_is_gone_is_marked_and_comes_back_without_encoding(
     source: Path, collection: Collection, counting: CountingEncoder, tmp_path: Path
 ) -> None:

@@ -228,7 +228,17 @@ def test_a_files_number_follows_its_time_and_its_etag() -> None:
     assert stamp(size=3, ETag="a")[1] > 0
 
 
-@pytest.mark.parametrize("facts", [{"type": "file"}, {"mtime": "yesterday"}, {"mtime": object()}])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"type": "file"},
+        {"mtime": "yesterday"},
+        {"mtime": object()},
+        {"mtime": float("inf")},
+        {"mtime": 1e300},
+        {"mtime": 10**400},
+    ],
+)
 def test_a_file_of_unknown_time_has_no_number(facts: dict[str, Any]) -> None:
     assert stamp(**facts) == (0, 0)
 

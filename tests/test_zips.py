@@ -153,6 +153,18 @@ def test_what_cannot_be_unpacked_is_named_and_fails_alone(
         bad.read()
 
 
+def test_a_size_that_no_database_holds_is_refused_as_too_large(tmp_path: Path) -> None:
+    member = zipfile.ZipInfo("1.jpg")
+    member.extra = struct.pack("<HHQ", 1, 8, (1 << 64) - 1)  # ZIP64: the size, where it says so
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, b"data")
+    altered(tmp_path / "a.zip", "1.jpg", size=0xFFFFFFFF)
+    (item,) = scan(tmp_path / "a.zip")
+    assert item.size_bytes == (1 << 63) - 1
+    with pytest.raises(SourceUnreadable, match="bytes, expected at most"):
+        item.read()
+
+
 def test_a_bomb_is_not_unpacked_beyond_what_it_states(tmp_path: Path) -> None:
     """Megabytes of zeros take kilobytes; who states a kilobyte gets no more."""
     path = write_zip(tmp_path / "a.zip", {"1.jpg": bytes(50_000_000)})

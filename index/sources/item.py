@@ -13,15 +13,17 @@ from index.image import DEFAULT_MAX_PIXELS, IMAGE_SUFFIXES
 LARGEST_FILE_BYTES: Final = 4 * DEFAULT_MAX_PIXELS
 """Of an image file: the most pixels that are decoded, uncompressed, would not need more."""
 
+_BEYOND: Final = 1 << 63  # the first number that a database does not hold
+
 
 @dataclass(frozen=True)
 class SourceItem:
     """One image of a source, not yet decoded.
 
     ``mtime_ns`` changes with the file: nanoseconds of its last change, at a URL mixed with its
-    ETag, and 0 where only the bytes can tell. ``label`` is the name of its class where the source
-    states one. An item of a Parquet file, or of a tar shard at a URL, holds its bytes, since the
-    scan had to pass over them: keep locators, not items.
+    ETag, and 0 where only the bytes can tell: also of a time that 64 bits do not hold. ``label`` is
+    the name of its class where the source states one. An item of a Parquet file, or of a tar shard
+    at a URL, holds its bytes, since the scan had to pass over them: keep locators, not items.
 
     ``damage`` says why the rest of a shard could not be read, where the item is no image but
     stands for that rest; see ``scan``. ``fetch`` gives the bytes.
@@ -34,6 +36,12 @@ class SourceItem:
     label: str | None = None
     damage: str | None = None
     fetch: Callable[[], bytes] = field(kw_only=True, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # File systems and the lists of archives may state any number.
+        if abs(self.mtime_ns) >= _BEYOND:
+            object.__setattr__(self, "mtime_ns", 0)
+        object.__setattr__(self, "size_bytes", min(self.size_bytes, _BEYOND - 1))
 
     def read(self) -> bytes:
         """The image file's bytes.

@@ -7,6 +7,7 @@ URL may be is for fsspec to say: every protocol of its that can list and read.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import stat
@@ -240,9 +241,10 @@ def _seconds(value: Any) -> float:
                 value = parsedate_to_datetime(value)
         if isinstance(value, datetime):
             return value.replace(tzinfo=value.tzinfo or UTC).timestamp()
-        return float(value)
-    except (TypeError, ValueError):
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return seconds if math.isfinite(seconds * _SECOND) else 0.0
 
 
 # A file name is bytes, and an old archive's may not be UTF-8. Python stands such bytes as lone
