@@ -157,8 +157,13 @@ class Comparison:
             data = item.read()
             record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
             if before is not None and before.embedded and before.sha256 == record.sha256:
-                # An upload stays one: its bytes are kept, whatever becomes of the file.
-                is_known = before.root is None or not self._has_moved(item, before)
+                # An upload stays one: its bytes are kept, whatever becomes of the file. What
+                # another source still has stays that one's: else it would be gone with this file.
+                is_known = (
+                    before.root is None
+                    or not self._has_moved(item, before)
+                    or self._is_taken(before)
+                )
                 return (Keep if is_known else Touch)(*given)
             if before is not None and self._is_taken(before):
                 reason = f"its id belongs to {before.source}; a prefix would tell the two apart"
@@ -195,6 +200,8 @@ class Comparison:
         if before.root is None:
             return True
         try:
+            if sources.is_same_place(before.root, self.root):  # by another name, a link for one
+                return False
             sources.read(before.source)
         except SourceNotFound:
             return False

@@ -336,6 +336,37 @@ def test_an_upload_stays_one_where_a_source_has_the_same_file(
     assert collection.read("5.jpg") == jpeg(5)
 
 
+def test_an_image_that_two_sources_have_is_there_until_both_have_lost_it(
+    source: Path, collection: Collection, counting: CountingEncoder, tmp_path: Path
+) -> None:
+    run(source, collection, counting)
+    other = tmp_path / "other"
+    shutil.copytree(source / "a", other / "a")
+    assert counts(run(other, collection, counting)) == {"unchanged": 2}
+    (other / "a" / "0.jpg").unlink()
+    assert counts(run(other, collection, counting)) == {"unchanged": 1}
+    assert states(collection)["a/0.jpg"] == "present"
+    (source / "a" / "1.jpg").unlink()
+    assert counts(run(source, collection, counting)) == {"unchanged": 5, "gone": 1}
+    assert counts(run(other, collection, counting)) == {"unchanged": 1}
+    assert states(collection)["a/1.jpg"] == "present", "the other source has it"
+    assert collection.read("a/1.jpg") == jpeg(1)
+    assert counting.encoded == 6
+
+
+def test_a_source_by_another_name_is_the_same_one(
+    source: Path, collection: Collection, encoder: Encoder, tmp_path: Path
+) -> None:
+    """Else what changes or goes would be noticed under the first name only."""
+    run(source, collection, encoder)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    later(source / "5.jpg", jpeg(55))
+    assert counts(run(link, collection, encoder)) == {"updated": 1, "unchanged": 5}
+    (source / "5.jpg").unlink()
+    assert counts(run(link, collection, encoder)) == {"unchanged": 5, "gone": 1}
+
+
 def test_two_images_of_a_source_with_one_id_are_told_apart(
     tmp_path: Path, collection: Collection, encoder: Encoder
 ) -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import SourceNotFound, SourceUnreadable
-from index.sources import SourceItem, count, locator_prefix, path_of, read, scan
+from index.sources import SourceItem, count, is_same_place, locator_prefix, path_of, read, scan
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -569,6 +569,20 @@ def test_the_prefix_tells_neighbouring_sources_apart(tmp_path: Path) -> None:
     other.rename(tmp_path / "a.parquet.parquet")
     (item,) = scan(tmp_path / "a.parquet.parquet")
     assert not item.locator.startswith(locator_prefix(one))
+
+
+def test_a_place_is_the_same_by_way_of_a_link(tmp_path: Path) -> None:
+    write(tmp_path, "cats/1.jpg", "dogs/1.jpg")
+    shard = write_tar(tmp_path / "a.tar", [("1.jpg", b"x")])
+    (tmp_path / "link").symlink_to(tmp_path / "cats")
+    (tmp_path / "link.tar").symlink_to(shard)
+    cats, dogs, link, tar, tar_link = (
+        locator_prefix(tmp_path / name) for name in ("cats", "dogs", "link", "a.tar", "link.tar")
+    )
+    assert is_same_place(cats, link)
+    assert is_same_place(tar, tar_link)
+    for other in (dogs, tar, "url:memory://cats/", "file:/nowhere/"):
+        assert not is_same_place(cats, other)
 
 
 @pytest.mark.parametrize(

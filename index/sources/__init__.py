@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -43,6 +44,7 @@ __all__ = [
     "LARGEST_FILE_BYTES",
     "SourceItem",
     "count",
+    "is_same_place",
     "locator_prefix",
     "path_of",
     "read",
@@ -139,6 +141,17 @@ def locator_prefix(source: str | Path) -> str:
     """What the locators of this source's items begin with, and no other source's items."""
     found = _recognise(source)
     return f"{found.kind}:{found.root.text.rstrip('/')}{'#' if found.is_one_file else '/'}"
+
+
+def is_same_place(one: str, other: str) -> bool:
+    """Whether two prefixes are of one folder or file of this machine, under whatever names."""
+    first, second = (
+        place_of(unescape(prefix.partition(":")[2].removesuffix("#"))) for prefix in (one, other)
+    )
+    with suppress(OSError):  # where one is not there
+        if isinstance(first, Local) and isinstance(second, Local):
+            return first.path.samefile(second.path)
+    return False
 
 
 def read(locator: str) -> bytes:
