@@ -506,15 +506,17 @@ class Collection:
 
     def _distinct(self, snapshot: Snapshot, items: Mapping[int, Item]) -> set[int]:
         """The keys of the items, nearest first, that are no copy of one before."""
-        keys, seen = [], set[str]()
+        keys: list[int] = []
+        row_of: dict[str, int] = {}  # by the digests of bytes and pixels
         for key, item in items.items():
-            digests = {item.sha256, item.pixel_sha256} - {""}
-            if seen.isdisjoint(digests):
+            digests = [each for each in (item.sha256, item.pixel_sha256) if each]
+            row = next((row_of[each] for each in digests if each in row_of), len(keys))
+            if row == len(keys):
                 keys.append(key)
-            seen |= digests
-        encoding = snapshot.vectors_of(keys)
+            row_of |= dict.fromkeys(digests, row)
+        encoding, verdicts = snapshot.vectors_of(keys), snapshot.verdicts()
         threshold = self.calibration.default_threshold()
-        return {keys[row] for row in first_of_kind(encoding, threshold)}
+        return {keys[row] for row in first_of_kind(encoding, threshold, row_of, verdicts)}
 
     def _drop_blob(self, source: str) -> None:
         """Remove a blob that nothing refers to any more; other sources are left alone.

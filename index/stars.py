@@ -123,11 +123,19 @@ def find_stars(
     return _stars(line, scan.matching, verdicts)
 
 
-def first_of_kind(encoding: Encoding, threshold: float) -> list[int]:
-    """The rows that are no copy of one of these before them."""
+def first_of_kind(
+    encoding: Encoding,
+    threshold: float,
+    row_of_file: Mapping[str, int] | None = None,
+    verdicts: Verdicts | None = None,
+) -> list[int]:
+    """The rows that are no copy of one of these before them; files are by SHA-256."""
+    row_of_file, verdicts = row_of_file or {}, verdicts or Verdicts()
     offsets = encoding.descriptor_offset.astype(np.float64)
-    scan = _Scan(encoding.descriptor, offsets, threshold, [b""] * len(encoding), {})
-    return [star.row for star in _cover(len(encoding), scan.matching, {})]
+    same = _as_rows(verdicts.same, row_of_file)
+    scan = _Scan(encoding.descriptor, offsets, threshold, [b""] * len(encoding), same)
+    apart = _as_rows(verdicts.different, row_of_file)
+    return [star.row for star in _cover(len(encoding), scan.matching, apart)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,12 +177,16 @@ class _Line:
 
     def pairs(self, files: Mapping[str, Set[str]]) -> dict[int, set[int]]:
         """Pairs of files as pairs of rows, for those that are here."""
-        found: dict[int, set[int]] = defaultdict(set)
-        for sha256, others in files.items():
-            if sha256 in self.row_of_file:
-                rows = {self.row_of_file[each] for each in others if each in self.row_of_file}
-                found[self.row_of_file[sha256]] |= rows
-        return found
+        return _as_rows(files, self.row_of_file)
+
+
+def _as_rows(files: Mapping[str, Set[str]], row_of_file: Mapping[str, int]) -> dict[int, set[int]]:
+    found: dict[int, set[int]] = defaultdict(set)
+    for sha256, others in files.items():
+        if sha256 in row_of_file:
+            rows = {row_of_file[each] for each in others if each in row_of_file}
+            found[row_of_file[sha256]] |= rows
+    return found
 
 
 @dataclass(frozen=True, eq=False)

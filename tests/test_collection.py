@@ -252,6 +252,31 @@ def test_equal_pictures_are_of_one_kind_whatever_their_copy_score(
     assert found(collection, encoder, 1, group_duplicates=True) == ["a", "d"]
 
 
+def test_what_people_said_decides_what_is_of_one_kind(
+    collection: Collection, encoder: Encoder
+) -> None:
+    for seed in (1, 2):
+        put(collection, encoder, f"{seed}", jpeg(seed))
+    put(collection, encoder, "1 again", jpeg(1, quality=70))
+    pixels = []
+    for name, level in (("3", 6), ("3 again", 1)):  # of equal pixels
+        data = io.BytesIO()
+        picture(3).save(data, "PNG", compress_level=level)
+        put(collection, encoder, name, data.getvalue())
+        pixels.append(collection.get(name).pixel_sha256)
+    assert pixels[0] == pixels[1]
+    kinds = found(collection, encoder, 1, group_duplicates=True)
+    assert kinds[0] == "1"
+    assert {"2", "1 again"} & set(kinds) == {"2"}
+    assert len(kinds) == 3
+    collection.decide(["1", "1 again"], "different")
+    collection.decide(["1", "2"], "same")
+    for name in ("3", "3 again"):  # whichever stands for both
+        collection.decide(["1 again", name], "same")
+        assert found(collection, encoder, 1, group_duplicates=True) == ["1", "1 again"]
+        collection.decide(["1 again", name], None)
+
+
 def test_a_query_is_scaled_to_unit_length(collection: Collection, encoder: Encoder) -> None:
     put(collection, encoder, "a", jpeg(1))
     query = embedding_of(encoder, jpeg(1))
