@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections import defaultdict
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -65,12 +66,27 @@ def describe_group(
 ) -> Group:
     """A star as people see it; ``items`` has all of its keys, ``policy`` is the one it goes by."""
     keep = items[star.centre]
-    decided = (verdicts or Verdicts()).same_as(keep.sha256)
-    matches = [pair_match(keep, items[link.key], link, calibration, decided) for link in star.links]
     others = [items[link.key] for link in star.links]
+    decided = _called_same(keep, others, verdicts or Verdicts())
+    matches = [
+        pair_match(keep, item, link, calibration, decided)
+        for item, link in zip(others, star.links, strict=True)
+    ]
     return Group(
         star.id, (keep, *others), Keep(keep.id, reason(policy, keep, others)), tuple(matches)
     )
+
+
+def _called_same(keep: Item, others: Sequence[Item], verdicts: Verdicts) -> Set[str]:
+    """The files that are the same picture as the one to keep, by what was said of either's twins.
+
+    All that have equal pixels are in one group.
+    """
+    twins: dict[str, set[str]] = defaultdict(set)
+    for item in (keep, *others):
+        twins[item.pixel_sha256 or item.sha256].add(item.sha256)
+    said = verdicts.same_as(*twins[keep.pixel_sha256 or keep.sha256])
+    return set[str]().union(*(files for files in twins.values() if not said.isdisjoint(files)))
 
 
 @dataclass(frozen=True)

@@ -122,10 +122,9 @@ def find_matches(
     verdicts = snapshot.verdicts()
     equal = snapshot.with_sha256(query.sha256)  # bytes and pixels have one orientation only
     same = snapshot.with_pixels(query.pixel_sha256)
-    decided = {item.id: item for item in snapshot.with_any_sha256(verdicts.same_as(query.sha256))}
-    different = {
-        item.id for item in snapshot.with_any_sha256(verdicts.different_from(query.sha256))
-    }
+    files = {query.sha256, *(item.sha256 for item in (*equal, *same))}
+    decided = {item.id for item in snapshot.with_pictures_of(verdicts.same_as(*files))}
+    different = {item.id for item in snapshot.with_pictures_of(verdicts.different_from(*files))}
     near = perceptual.near(query.hashes, PERCEPTUAL_DISTANCE)
     wanted = len(equal) + len(same) + len(different)
     if query.features is None:

@@ -168,9 +168,15 @@ class Snapshot:
         rows = self._connection.execute("SELECT one, other, verdict FROM verdicts")
         return Verdicts.of(rows)
 
-    def with_any_sha256(self, digests: Iterable[str]) -> list[Item]:
-        """Present items with any of these bytes."""
-        return [item for sha256 in sorted(digests) for item in self.with_sha256(sha256)]
+    def with_pictures_of(self, digests: Iterable[str]) -> list[Item]:
+        """Present items with any of these bytes, and those with the pixels of one of them."""
+        items = [item for sha256 in sorted(digests) for item in self.with_sha256(sha256)]
+        twins = [
+            twin
+            for pixel_sha256 in sorted({item.pixel_sha256 for item in items})
+            for twin in self.with_pixels(pixel_sha256)
+        ]
+        return list({item.id: item for item in (*items, *twins)}.values())
 
     def calibration(self) -> str | None:
         """What was measured on this collection, as JSON; None where nothing was."""

@@ -1,7 +1,8 @@
 """What people have decided about pairs of pictures: that they are the same, or that they are not.
 
 A verdict is about bytes, not ids or vectors. So it outlives a new name, another scan and another
-encoder, holds for every copy of the file, and no longer holds once an id shows another picture.
+encoder, holds for every copy of the file and for files of equal pixels that are there, and no
+longer holds once an id shows another picture.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class Verdicts:
             pairs[other].add(one)
         return verdicts
 
-    def same_as(self, sha256: str) -> Set[str]:
-        """The files that are the same picture as this one."""
-        return self.same.get(sha256, set())
+    def same_as(self, *files: str) -> Set[str]:
+        """The files that are the same picture as one of these."""
+        return {other for sha256 in files for other in self.same.get(sha256, ())}
 
-    def different_from(self, sha256: str) -> Set[str]:
-        """The files that are another picture than this one."""
-        return self.different.get(sha256, set())
+    def different_from(self, *files: str) -> Set[str]:
+        """The files that are another picture than one of these."""
+        return {other for sha256 in files for other in self.different.get(sha256, ())}

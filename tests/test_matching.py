@@ -352,6 +352,40 @@ def test_verdicts_outweigh_scores_and_outlive_names(
     assert found == ["another name", name]
 
 
+def test_a_verdict_holds_for_files_of_equal_pixels(
+    collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
+) -> None:
+    """Copies of a query and groups agree on that, whichever of the files is asked about."""
+    name, stranger = photographs[0].stem, photographs[1].stem
+    small = photograph.resize((256, 128))
+    files = {"one": png(small), "other": png(small, level=1)}
+    for each, data in files.items():
+        put(collection, encoder, each, data)
+
+    def copies(data: bytes) -> dict[str, object]:
+        matches = collection.copies(query(encoder, data), threshold=NEVER)
+        return {match.id: match.evidence.get("verdict") for match in matches}
+
+    twins = {"one": None, "other": None}
+    another = png(small, level=2)  # which the collection does not have
+    collection.decide([name, "one"], "different")
+    assert copies(png(photograph)) == {name: None}
+    for data in (*files.values(), another):
+        assert copies(data) == twins
+    (group,) = collection.duplicate_groups(threshold=NEVER).groups
+    assert {item.id for item in group.images} == set(twins)
+
+    collection.decide([stranger, "one"], "same")
+    with Image.open(photographs[1]) as image:
+        assert copies(png(image.convert("RGB"))) == {stranger: None, "one": "same", "other": "same"}
+    for data in (*files.values(), another):
+        assert copies(data) == twins | {stranger: "same"}
+    (group,) = collection.duplicate_groups(threshold=NEVER).groups
+    assert group.keep.id == stranger
+    said = {match.id: match.evidence.get("verdict") for match in group.matches}
+    assert said == {"one": "same", "other": "same"}
+
+
 def test_what_is_called_different_takes_no_place_of_a_copy(
     collection: Collection, encoder: Encoder, photograph: Image.Image
 ) -> None:
