@@ -18,6 +18,7 @@ from index.errors import (
     CollectionError,
     CollectionExists,
     CollectionNotFound,
+    CollectionTooNew,
     EncoderMismatch,
     InvalidName,
     SourceNotFound,
@@ -119,20 +120,29 @@ class Catalog:
 
         Raises:
             InvalidName, CollectionNotFound.
+            CollectionTooNew: a newer release wrote it.
             CollectionError: the folder is read-only.
         """
         if not self.exists(name):
             raise CollectionNotFound(f"there is no collection {name!r} in {self._folder}")
         folder = self._place(name)
         remains = self._folder / f".deleted-{uuid.uuid4().hex}"
-        with closing(Store(folder / store.DATABASE)) as database, database.write():
-            # Writers wait for this transaction, and then find that the collection has gone.
-            try:
-                folder.rename(remains)
-                sync_folder(self._folder)
-            except OSError as error:
-                raise CollectionError(f"{folder} cannot be removed: {error.strerror}") from error
+        try:
+            with closing(Store(folder / store.DATABASE)) as database, database.write():
+                # Writers wait for this transaction, and then find that the collection has gone.
+                self._set_aside(folder, remains)
+        except CollectionTooNew:
+            raise
+        except CollectionCorrupt:  # nobody can write to it
+            self._set_aside(folder, remains)
         shutil.rmtree(remains, ignore_errors=True)  # what is left is removed another time
+
+    def _set_aside(self, folder: Path, remains: Path) -> None:
+        try:
+            folder.rename(remains)
+            sync_folder(self._folder)
+        except OSError as error:
+            raise CollectionError(f"{folder} cannot be removed: {error.strerror}") from error
 
     @contextmanager
     def _making(self, folder: Path) -> Iterator[Path]:

@@ -4,8 +4,8 @@
     ├── ImageError          UnknownFormat · ImageTooLarge · UnreadableImage
     ├── ArtifactError       ArtifactInvalid · EncoderMismatch · EncoderNotKept
     ├── SourceError         SourceNotFound · SourceUnreadable
-    ├── CollectionError     CollectionNotFound · CollectionExists · CollectionCorrupt
-    │                       CollectionLocked · ImageNotFound
+    ├── CollectionError     CollectionNotFound · CollectionExists · CollectionLocked
+    │                       CollectionCorrupt (CollectionTooNew) · ImageNotFound
     │                       InvalidName · InvalidId · InvalidVector · InvalidMetadata
     │                       InvalidFilter · InvalidVerdict · TooFewImages
     │                       TooManyPairs · DeedRefused · JournalError · SnapshotInvalid
@@ -81,6 +81,10 @@ class CollectionExists(CollectionError):
 
 class CollectionCorrupt(CollectionError):
     """What is stored contradicts itself, or was written by a newer version."""
+
+
+class CollectionTooNew(CollectionCorrupt):
+    """A newer version wrote it."""
 
 
 class CollectionLocked(CollectionError):

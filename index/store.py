@@ -22,6 +22,7 @@ from index.errors import (
     CollectionError,
     CollectionLocked,
     CollectionNotFound,
+    CollectionTooNew,
     EncoderSwitched,
 )
 from index.records import Settings
@@ -367,7 +368,8 @@ class Store:
         while version in _MIGRATIONS:
             version = self._migrate(connection)
         if version != SCHEMA_VERSION:
-            raise CollectionCorrupt(
+            error = CollectionTooNew if version > SCHEMA_VERSION else CollectionCorrupt
+            raise error(
                 f"{self.path} has schema version {version}, this release reads {SCHEMA_VERSION}"
             )
         row = connection.execute(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,15 @@ from pictures import jpeg, put
 from index.catalog import Catalog
 from index.collection import Collection
 from index.encoder import Encoder
-from index.errors import CollectionExists, CollectionNotFound, EncoderMismatch, InvalidName
+from index.errors import (
+    CollectionCorrupt,
+    CollectionExists,
+    CollectionNotFound,
+    CollectionTooNew,
+    EncoderMismatch,
+    InvalidName,
+)
+from index.store import DATABASE
 
 
 @pytest.fixture
@@ -85,6 +95,33 @@ def test_what_is_not_there_cannot_be_opened(catalog: Catalog, encoder: Encoder) 
     for refuse in (lambda: catalog.open("pictures", encoder), lambda: catalog.delete("pictures")):
         with pytest.raises(CollectionNotFound, match="'pictures'"):
             refuse()
+
+
+@pytest.mark.parametrize("size", [0, 50, 4096])
+def test_a_damaged_collection_can_be_removed(
+    catalog: Catalog, collection: Collection, encoder: Encoder, size: int
+) -> None:
+    put(collection, encoder, "a", jpeg(1))
+    collection.close()
+    os.truncate(collection.folder / DATABASE, size)
+    with pytest.raises(CollectionCorrupt):
+        catalog.open("pictures", encoder)
+    catalog.delete("pictures")
+    assert catalog.names() == []
+    catalog.create("pictures", encoder).close()
+    assert list(collection.folder.parent.iterdir()) == [collection.folder]
+
+
+def test_a_collection_of_a_newer_release_is_not_removed(
+    catalog: Catalog, collection: Collection, encoder: Encoder
+) -> None:
+    put(collection, encoder, "a", jpeg(1))
+    with closing(sqlite3.connect(collection.folder / DATABASE)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(CollectionTooNew, match="schema version 99"):
+        catalog.delete("pictures")
+    assert catalog.names() == ["pictures"]
+    assert collection.read("a") == jpeg(1)
 
 
 def test_a_deleted_collection_is_gone_for_everyone(
