@@ -481,8 +481,7 @@ class Collection:
 
     def verify(self) -> Findings:
         """Compare everything that is stored with everything else; see ``index.verify``."""
-        with self.store.read() as snapshot:
-            findings = verify(snapshot, self._blobs, self._indexes)
+        findings = verify(self.store, self._blobs, self._indexes)
         return replace(findings, problems=(*findings.problems, *self.encoders.problems()))
 
     def snapshot(self, file: Path, progress: snapshots.Progress = lambda *_: None) -> Contents:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,9 +11,11 @@ import numpy as np
 
 from index import generations
 from index.blobs import Blobs
+from index.generations import Generation
 from index.indexes import Indexes, follow, rebuilt
+from index.store import Store
 from index.transactions import Snapshot
-from index.vectors import SPACES, UNIT_TOLERANCE, Vectors, View
+from index.vectors import SPACES, UNIT_TOLERANCE, MainIndex, Vectors, View
 
 _SEARCHES: Final = 100
 _NEIGHBOURS: Final = 10
@@ -29,32 +33,74 @@ class Findings:
     problems: tuple[str, ...]
 
 
-def verify(snapshot: Snapshot, blobs: Blobs, indexes: Indexes) -> Findings:
+def verify(store: Store, blobs: Blobs, indexes: Indexes) -> Findings:
     """Compare everything that a collection stores with everything else, as of one moment.
+
+    Others may write meanwhile.
 
     - the database: its own integrity, vectors for everything present, each of unit length;
     - blobs: each there, and hashing to its name;
     - index files: each matching its checksum; loaded and brought up to date as at a start, they
       hold the vectors that an index made anew from the database holds, and find the same.
     """
-    problems = snapshot.problems()
-    uploads = list(snapshot.uploads())
-    for name, sha256 in uploads:
-        if (problem := blobs.problem(sha256)) is not None:
-            problems.append(f"image {name!r}: its blob {sha256} {problem}")
-    anew = Vectors(rebuilt(snapshot, indexes.dimensions)).view()
-    problems += _bad_vectors(anew)
+    with _kept(blobs), _moment(store, indexes) as (snapshot, index):
+        problems = snapshot.problems()
+        uploads = list(snapshot.uploads())
+        for name, sha256 in uploads:
+            if (problem := blobs.problem(sha256)) is not None:
+                problems.append(f"image {name!r}: its blob {sha256} {problem}")
+        anew = Vectors(rebuilt(snapshot, indexes.dimensions)).view()
+        problems += _bad_vectors(anew)
+        if index is not None and isinstance(index.loaded, MainIndex):
+            vectors = Vectors(index.loaded)
+            follow(vectors, snapshot, index.generation.version)
+            problems += _differences(vectors.view(), anew)
+        elif index is not None:
+            problems.append(f"index files of generation {index.generation.number}: {index.loaded}")
+        number = index.generation.number if index is not None else 0
+        return Findings(len(anew), len(uploads), number, tuple(problems))
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """A generation, and what its files hold or why they cannot be loaded."""
+
+    generation: Generation
+    loaded: MainIndex | Exception
+
+
+@contextmanager
+def _kept(blobs: Blobs) -> Iterator[None]:
+    """While this lasts, what was referred to at its beginning is there, if it was."""
+    with ExitStack() as stack:
+        with suppress(OSError):  # their folder is lost, and so are all of them
+            stack.enter_context(blobs.all_kept())
+        yield
+
+
+@contextmanager
+def _moment(store: Store, indexes: Indexes) -> Iterator[tuple[Snapshot, _Index | None]]:
+    """A moment as of which everything can be read, and its index; None before the first."""
+    while True:
+        with store.read() as snapshot:
+            index = _index(snapshot, indexes)
+            if index is not None and isinstance(index.loaded, Exception):
+                with store.read() as now:
+                    newest = generations.newest(now)
+                if newest != index.generation:
+                    continue  # a compaction has removed the files of that moment
+            yield snapshot, index
+            return
+
+
+def _index(snapshot: Snapshot, indexes: Indexes) -> _Index | None:
     generation = generations.newest(snapshot)
-    if generation is not None:
-        try:
-            loaded = Vectors(indexes.load(generation))
-        except (OSError, ValueError) as error:
-            problems.append(f"index files of generation {generation.number}: {error}")
-        else:
-            follow(loaded, snapshot, generation.version)
-            problems += _differences(loaded.view(), anew)
-    number = generation.number if generation is not None else 0
-    return Findings(len(anew), len(uploads), number, tuple(problems))
+    if generation is None:
+        return None
+    try:
+        return _Index(generation, indexes.load(generation))
+    except (OSError, ValueError) as error:
+        return _Index(generation, error)
 
 
 def _bad_vectors(view: View) -> list[str]:

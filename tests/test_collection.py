@@ -23,6 +23,7 @@ import pytest
 from pictures import jpeg, picture, put
 
 from index import filters, indexes
+from index.blobs import Blobs
 from index.catalog import Catalog
 from index.collection import Collection, CopyQuery, Item
 from index.encoder import Encoder
@@ -36,6 +37,7 @@ from index.errors import (
     InvalidVector,
 )
 from index.files import held_alone
+from index.indexes import Indexes
 
 _PROJECT = Path(__file__).parent.parent
 
@@ -644,3 +646,44 @@ def test_verify_finds_an_index_that_holds_other_vectors(
     writer.execute("UPDATE vectors SET descriptor = ? WHERE key = 2", (row,))
     problems = collection.verify().problems
     assert "1 descriptor vectors in the index are not the database's" in problems
+
+
+def test_verify_finds_nothing_wrong_while_others_write(
+    catalog: Catalog, collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is removed while it looks, blobs and index files, was not lost."""
+    for seed in range(4):
+        put(collection, encoder, f"{seed}", jpeg(seed))
+    collection.compact()
+    with catalog.open("pictures", encoder) as other:
+
+        def first(owner: type, name: str, act: Callable[[], object]) -> None:
+            """Let the other act once, before a method of the owner does its work."""
+            method, still = getattr(owner, name), [act]
+
+            def then(*arguments: object) -> object:
+                if still:
+                    still.pop()()
+                return method(*arguments)
+
+            monkeypatch.setattr(owner, name, then)
+
+        def replace_the_index() -> None:
+            other.delete("0")
+            other.compact()
+
+        first(Indexes, "load", replace_the_index)
+        first(Blobs, "problem", lambda: other.delete("2"))
+        findings = collection.verify()
+        assert (findings.images, findings.generation, findings.problems) == (3, 2, ())
+        assert {item.id for item in collection.items()} == {"1", "3"}
+        other.compact()
+        assert collection.verify().problems == ()
+        assert sum(path.is_file() for path in (collection.folder / "blobs").rglob("*")) == 2
+
+
+def test_verify_finds_the_blobs_of_a_lost_folder(collection: Collection, encoder: Encoder) -> None:
+    put(collection, encoder, "a", jpeg(1))
+    shutil.rmtree(collection.folder / "blobs")
+    (problem,) = collection.verify().problems
+    assert "cannot be read" in problem
