@@ -627,6 +627,24 @@ def test_the_command_goes_over_and_back_step_by_step(
     assert run("migrate", *plain, "--abandon") == 2
 
 
+def test_the_command_says_whose_rates_of_false_matches_serve(
+    collection: Collection,
+    encoder: Encoder,
+    next_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for seed in range(10, 80):
+        put(collection, encoder, f"{seed}", jpeg(seed))
+    collection.calibrate(encoder, CalibrationSettings(sample=80, copies=2))
+    where = ("--collection", "pictures", "--data", collection.folder.parents[1])
+    assert run("migrate", *where, "--provider", "cpu", "--encoder", next_path) == 0
+    assert "rates of false matches are the encoder's own until" in capsys.readouterr().out
+    assert run("migrate", *where, "--provider", "cpu", "--back") == 0
+    output = capsys.readouterr().out
+    assert "rates of false matches are those that were measured here with it" in output
+    assert "the encoder's own" not in output
+
+
 def test_a_collection_of_an_earlier_release_can_migrate(
     catalog: Catalog, collection: Collection, encoder: Encoder, later: Encoder, encoder_path: Path
 ) -> None:

@@ -154,10 +154,14 @@ def _migrated(options: argparse.Namespace, report: migrations.Report) -> Iterato
                     f"{pair.before:.3f} before, {pair.after:.3f} after"
                 )
     if report.switched:
-        yield (
-            "it serves now; rates of false matches are the encoder's own until `calibrate` "
-            "measures them here\n`--back` returns, until `--forget`"
+        with Catalog(options.data).open(options.collection) as collection:
+            measured = collection.measured() is not None
+        yield "it serves now; rates of false matches are " + (
+            "those that were measured here with it"
+            if measured
+            else "the encoder's own until `calibrate` measures them here"
         )
+        yield "`--back` returns, until `--forget`"
     elif report.interrupted:
         yield "interrupted; the same command goes on"
     elif options.what == "no-switch":
