@@ -139,6 +139,20 @@ def test_what_is_refused_is_explained(
     assert f"already going on: process {os.getpid()}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["build", "watch"])
+def test_no_source_makes_no_collection(
+    build: list[str], source: Path, data: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [command, *build[1:]]
+    for missing, explanation in [
+        (source / "missing", "missing is not there"),
+        (source / "0.jpg", "0.jpg is a file, expected a folder"),
+    ]:
+        assert main([arguments[0], str(missing), *arguments[2:]]) == 2
+        assert explanation in capsys.readouterr().err
+        assert Catalog(data).names() == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

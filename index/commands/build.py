@@ -6,12 +6,11 @@ import argparse
 
 from index.build import build
 from index.calibrate import CalibrationSettings
-from index.catalog import Catalog
 from index.collection import Collection
 from index.commands.bars import JobBar
 from index.commands.calibrate import measure
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json, say
-from index.commands.job import add_job_flags, facts, open_job_encoder, summary
+from index.commands.job import add_job_flags, facts, open_collection, open_job_encoder, summary
 from index.commands.signals import Stop, stoppable
 from index.commands.work import encoder_file, job_settings
 from index.encoder import Encoder
@@ -39,7 +38,7 @@ def add(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     encoder = open_job_encoder(options)
     with (
-        Catalog(options.data).create(options.collection, encoder) as collection,
+        open_collection(options, encoder) as collection,
         stoppable() as stop,
         JobBar(options.collection) as bar,
     ):

@@ -6,7 +6,10 @@ import argparse
 import dataclasses
 from typing import Any
 
+from index import sources
 from index.build import Report, open_encoder
+from index.catalog import Catalog
+from index.collection import Collection
 from index.commands.command import say
 from index.commands.work import add_encoder_flags, add_work_flags, encoder_file
 from index.encoder import Encoder
@@ -35,6 +38,14 @@ def _source(text: str) -> str:
     if not text:  # an unset variable of a shell, which as a path is the working directory
         raise argparse.ArgumentTypeError("found nothing, expected a folder, a file or a URL")
     return text
+
+
+def open_collection(options: argparse.Namespace, encoder: Encoder) -> Collection:
+    """The collection of the flags; it is made, where there is none, once there is a source."""
+    catalog = Catalog(options.data)
+    if not catalog.exists(options.collection):
+        sources.locator_prefix(options.source)  # refuses what is none
+    return catalog.create(options.collection, encoder)
 
 
 def open_job_encoder(options: argparse.Namespace) -> Encoder:

@@ -7,10 +7,9 @@ import math
 from datetime import datetime
 
 from index.build import Report
-from index.catalog import Catalog
 from index.commands.bars import JobBar
 from index.commands.command import DONE, Commands, add_command, print_json, print_now, say
-from index.commands.job import add_job_flags, facts, open_job_encoder, summary
+from index.commands.job import add_job_flags, facts, open_collection, open_job_encoder, summary
 from index.commands.signals import Stop, stoppable
 from index.commands.work import job_settings
 from index.errors import EncoderSwitched
@@ -54,7 +53,7 @@ def _run(options: argparse.Namespace) -> int:
 def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
     encoder = open_job_encoder(options)
     with (
-        Catalog(options.data).create(options.collection, encoder) as collection,
+        open_collection(options, encoder) as collection,
         JobBar(options.collection) as bar,
     ):
 
