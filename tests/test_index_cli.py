@@ -165,6 +165,9 @@ def test_no_source_makes_no_collection(
         ["watch", "", "--collection", "a"],
         ["calibrate", "--collection", "a", "--seed", "-1"],
         ["duplicates", "--collection", "a", "--threshold", "nan"],
+        ["duplicates", "--collection", "a", "--threshold", "2.1"],
+        ["duplicates", "--collection", "a", "--max-false-match-rate", "0"],
+        ["duplicates", "--collection", "a", "--max-false-match-rate", "7"],
         ["duplicates", "--collection", "a", "--max-false-match-rate", "inf"],
         ["duplicates", "--collection", "a", "--threshold", "1", "--max-false-match-rate", "1"],
     ],
@@ -230,7 +233,7 @@ def test_duplicates_lists_groups_with_the_one_to_keep(
     assert [group["keep"]["id"] for group in found["groups"]] == ["0.jpg", "1.jpg"]
     assert [image["id"] for image in found["groups"][0]["images"]] == ["0.jpg", "0 small.jpg"]
     assert found["groups"][0]["matches"][0]["tier"] == "descriptor"
-    assert main([*command, "--threshold", "9", "--json"]) == 0
+    assert main([*command, "--threshold", "2", "--json"]) == 0
     assert answer(capsys)["groups"] == []
 
 

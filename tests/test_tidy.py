@@ -17,7 +17,7 @@ from index.cli import main
 from index.encoder import Encoder
 from index.files import held_alone
 
-DUPLICATES = ["duplicates", "--collection", "pictures", "--threshold", "9", "--json"]
+DUPLICATES = ["duplicates", "--collection", "pictures", "--threshold", "2", "--json"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable
@@ -61,11 +60,19 @@ def not_negative(text: str) -> int:
     return value
 
 
-def finite(text: str) -> float:
-    """The value of a flag that is a number; NaN and infinity are none."""
+def false_match_rate(text: str) -> float:
+    """The value of a flag that is a share of pairs."""
     value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"found {text}, expected a finite number")
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected more than 0 and at most 1")
+    return value
+
+
+def copy_score(text: str) -> float:
+    """The value of a flag that is a copy score."""
+    value = float(text)
+    if not -2 <= value <= 2:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a score from -2 to 2")
     return value
 
 

@@ -20,7 +20,8 @@ from index.commands.command import (
     Commands,
     Refused,
     add_command,
-    finite,
+    copy_score,
+    false_match_rate,
     positive,
     print_json,
     print_now,
@@ -45,13 +46,13 @@ def add(commands: Commands) -> None:
     strictness = command.add_mutually_exclusive_group()
     strictness.add_argument(
         "--max-false-match-rate",
-        type=finite,
+        type=false_match_rate,
         metavar="RATE",
         help="share of pairs of different pictures that may be taken for copies "
         f"(default: {DEFAULT_FALSE_MATCH_RATE:g}, or the smallest that was measured)",
     )
     strictness.add_argument(
-        "--threshold", type=finite, metavar="SCORE", help="the least copy score itself"
+        "--threshold", type=copy_score, metavar="SCORE", help="the least copy score itself"
     )
     command.add_argument(
         "--keep",
