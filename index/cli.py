@@ -7,6 +7,7 @@ Exit status: 0 done, 1 done but with something left out or wrong that the output
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import signal
 import sys
@@ -31,6 +32,8 @@ from index.errors import KindredError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # ids may have what its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
     try:

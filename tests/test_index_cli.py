@@ -237,6 +237,33 @@ def test_duplicates_lists_groups_with_the_one_to_keep(
     assert answer(capsys)["groups"] == []
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("utf-8", "łódź é.jpg"),
+        ("latin-1", r"\u0142ód\u017a é.jpg"),
+        ("ascii", r"\u0142\xf3d\u017a"),
+    ],
+)
+def test_what_the_terminals_encoding_lacks_is_escaped(
+    build: list[str], source: Path, encoding: str, shown: str
+) -> None:
+    (source / "0 small.jpg").rename(source / "łódź é.jpg")
+    main(build)
+    command = ("duplicates", "--collection", "pictures", "--json")
+    done = subprocess.run(
+        [sys.executable, "-m", "index", *command],
+        env={**os.environ, "PYTHONPATH": str(_PROJECT), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.decode(encoding).splitlines()
+    assert any(shown in line for line in lines)
+    groups = json.loads(last)["groups"]
+    assert "łódź é.jpg" in [image["id"] for group in groups for image in group["images"]]
+
+
 def test_sigint_ends_a_build_after_its_batch_and_the_same_command_goes_on(
     build: list[str], source: Path, data: Path, encoder_path: Path
 ) -> None:

@@ -87,5 +87,13 @@ def print_now(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    """Print the one object of ``--json``; bytes are in hex."""
-    print_now(json.dumps(value, ensure_ascii=False, default=bytes.hex))
+    """Print the one object of ``--json``; bytes are in hex.
+
+    Where the output's encoding lacks a character, all beyond ASCII are escaped as JSON has it.
+    """
+    text = json.dumps(value, ensure_ascii=False, default=bytes.hex)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, default=bytes.hex)
+    print_now(text)
