@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import suppress
 
 from index.catalog import Catalog
 from index.collection import Collection
-from index.errors import (
-    CollectionCorrupt,
-    CollectionNotFound,
-    EncoderMismatch,
-    EncoderSwitched,
-    KindredError,
-)
+from index.errors import CollectionNotFound, EncoderMismatch, InvalidName, KindredError
 from service.answers import CollectionAnswer
 from service.encoders import Encoders
 
@@ -92,15 +87,32 @@ class OpenCollections:
             self._catalog.delete(name)
             self._forget(name)
 
+    def describe_all(self) -> list[CollectionAnswer]:
+        """What the API says of all collections, those included that cannot be opened."""
+        described = []
+        for name in self.names():
+            with suppress(CollectionNotFound):  # it has just been removed
+                described.append(self.describe(name))
+        return described
+
     def describe(self, name: str) -> CollectionAnswer:
-        """What the API says of a collection, be it one that cannot be opened.
+        """What the API says of a collection, be it one that cannot be opened or read.
 
         Raises:
             InvalidName, CollectionNotFound.
         """
+        reason = None
         try:
             collection = self._opened(name)
-        except CollectionCorrupt as error:
+            states = {str(state): count for state, count in collection.count().items()}
+            if not self._encoders.has(collection):
+                try:
+                    collection.check_encoder(self._encoders.default)
+                except EncoderMismatch as error:
+                    reason = str(error)
+        except (InvalidName, CollectionNotFound):
+            raise
+        except KindredError as error:
             return CollectionAnswer(
                 name=name,
                 images=None,
@@ -110,13 +122,6 @@ class OpenCollections:
                 searchable=False,
                 reason=str(error),
             )
-        reason = None
-        if not self._encoders.has(collection):
-            try:
-                collection.check_encoder(self._encoders.default)
-            except EncoderMismatch as error:
-                reason = str(error)
-        states = {str(state): count for state, count in collection.count().items()}
         return CollectionAnswer(
             name=name,
             images=states.get("present", 0),
@@ -128,13 +133,11 @@ class OpenCollections:
         )
 
     def counts(self) -> dict[str, int]:
-        """The images that a search can find, of each collection that is open."""
+        """The images that a search can find, of each collection that is open and can be read."""
         counts = {}
         for name, collection in list(self._open.items()):
-            try:
+            with suppress(KindredError):  # damaged, or another process has just removed it
                 counts[name] = collection.count().get("present", 0)
-            except (CollectionNotFound, EncoderSwitched):
-                continue  # another process has just removed it, or let it go over
         return counts
 
     def _opened(self, name: str) -> Collection:

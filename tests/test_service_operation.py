@@ -246,6 +246,40 @@ class TestHealth:
             listed = service.get("/v1/collections").json()["collections"]
             assert [each["searchable"] for each in listed] == [False, True]
 
+    def test_a_collection_that_is_damaged_while_it_is_served_spares_the_others(
+        self, tmp_path: Path, encoder_path: Path, photographs: list[Path]
+    ) -> None:
+        with client(tmp_path, encoder_path) as service:
+            for name in ("broken", "whole"):
+                service.put(f"/v1/collections/{name}", json={})
+                upload(service, name, "a", photographs[0].read_bytes())
+            for file in (tmp_path / "collections" / "broken").glob("kindred.sqlite3*"):
+                with file.open("r+b") as open_file:
+                    open_file.write(b"\xff" * file.stat().st_size)
+            listed = service.get("/v1/collections").json()["collections"]
+            assert [(each["name"], each["searchable"]) for each in listed] == [
+                ("broken", False),
+                ("whole", True),
+            ]
+            assert "damaged" in listed[0]["reason"]
+            assert service.get("/v1/collections/broken").json() == listed[0]
+            metrics = service.get("/metrics")
+            assert metrics.status_code == 200
+            assert 'kindred_images{collection="whole"} 1.0' in metrics.text
+            assert "broken" not in metrics.text
+
+    def test_what_is_listed_and_then_not_found_is_left_out(
+        self, tmp_path: Path, encoder_path: Path
+    ) -> None:
+        """As of a collection that is removed at that moment; a folder in its place is as good."""
+        (tmp_path / "collections" / "gone" / "kindred.sqlite3").mkdir(parents=True)
+        with client(tmp_path, encoder_path) as service:
+            service.put("/v1/collections/there", json={})
+            listed = service.get("/v1/collections").json()["collections"]
+            assert [each["name"] for each in listed] == ["there"]
+            ready = service.get("/readyz")
+            assert (ready.status_code, ready.json()["collections"]) == (200, 1)
+
 
 class TestMetrics:
     def test_requests_are_counted_by_the_template_of_their_route(self, service: TestClient) -> None:

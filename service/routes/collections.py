@@ -19,11 +19,8 @@ router = APIRouter(tags=["collections"])
 @router.get(COLLECTIONS, summary="List collections", responses=problems.documented())
 async def list_collections(service: ServiceState) -> CollectionsAnswer:
     """All collections, those included that cannot be searched."""
-    return await anyio.to_thread.run_sync(
-        lambda: CollectionsAnswer(
-            collections=[service.collections.describe(name) for name in service.collections.names()]
-        )
-    )
+    described = await anyio.to_thread.run_sync(service.collections.describe_all)
+    return CollectionsAnswer(collections=described)
 
 
 @router.put(

@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from index.errors import EncoderMismatch
+from index.errors import CollectionNotFound, EncoderMismatch, EncoderSwitched
 from service import problems
 from service.answers import LiveAnswer, ReadyAnswer
 from service.state import Service, ServiceState
@@ -47,10 +47,10 @@ def _prove(service: Service) -> ReadyAnswer:
     collections = 0
     for name in service.collections.names():
         try:
-            collection = service.collections.get(name)
-        except EncoderMismatch:
-            continue  # listed as such; the others can be searched all the same
-        collection.refresh()  # catches up with what other processes wrote, to the last commit
+            # Catches up with what other processes wrote, to the last commit.
+            service.collections.get(name).refresh()
+        except (EncoderMismatch, CollectionNotFound, EncoderSwitched):
+            continue  # listed as such, or has just been removed or let go over to another encoder
         collections += 1
     return ReadyAnswer(
         status="ready",
