@@ -10,14 +10,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
+import anyio
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from index.catalog import Catalog
 from index.encoder import DEFAULT_ENCODER, Encoder
+from index.in_order import PROCESSORS
 from index.indexes import Memory
 from service import failures, problems
+from service.comparisons import Comparisons
 from service.encoders import Encoders
 from service.intake import Intake
 from service.metrics import Metrics
@@ -49,6 +52,9 @@ _TAGS: Final = [
     {"name": "embed", "description": "Vectors, without a collection."},
     {"name": "health", "description": "For those who operate the service."},
 ]
+
+
+_LISTS_AT_ONCE: Final = 2  # each keeps all processors busy by itself; one may be of few pictures
 
 
 class _State(TypedDict):
@@ -114,8 +120,11 @@ def _open(settings: Settings) -> Service:
         encoders,
         open_collections,
         intake,
+        Comparisons("second looks", at_once=PROCESSORS, capacity=settings.max_queue),
+        Comparisons("lists of groups", at_once=_LISTS_AT_ONCE, capacity=settings.max_queue),
         metrics,
         ThumbnailCache(settings.thumbnail_cache_bytes),
+        anyio.CapacityLimiter(1),
     )
 
 

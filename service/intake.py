@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import anyio
@@ -20,7 +17,7 @@ from index.geometry import Features
 from index.image import Picture, thumbnail
 from index.second_look import look_at
 from service.metrics import Metrics
-from service.problems import OVERLOADED, ProblemError
+from service.room import Room
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,44 +45,24 @@ class Intake:
         max_pixels: int,
     ) -> None:
         self._metrics = metrics
-        self._capacity = capacity
         self._batch_size = batch_size
         self._max_pixels = max_pixels
-        self._inside = 0
-        self._seconds_per_image = 0.05  # a guess, until there is a measurement
+        self._room = Room(capacity, "images", seconds_each=0.05)
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
         self._decoders = anyio.CapacityLimiter(os.cpu_count() or 1)
 
     @property
     def depth(self) -> int:
         """Images inside."""
-        return self._inside
+        return self._room.inside
 
-    @asynccontextmanager
-    async def places(self, images: int = 1) -> AsyncIterator[None]:
+    def places(self, images: int = 1) -> AbstractAsyncContextManager[None]:
         """Hold places for ``images`` while they are read, decoded and encoded.
 
         Raises:
             ProblemError: too many are inside; says when to come back.
         """
-        # An empty intake takes any request, or one of many images could never be let in.
-        if self._inside and self._inside + images > self._capacity:
-            seconds = max(1, math.ceil(self._inside * self._seconds_per_image))
-            raise ProblemError(
-                OVERLOADED,
-                f"{self._inside} images are waiting, expected at most {self._capacity} with "
-                f"{'this one' if images == 1 else f'these {images}'}; try again in {seconds} s",
-                headers={"Retry-After": str(seconds)},
-            )
-        self._inside += images
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            # Places overlap, so the time of one divided by those inside is about its share.
-            share = (time.perf_counter() - started) / self._inside
-            self._seconds_per_image += 0.1 * (share - self._seconds_per_image)
-            self._inside -= images
+        return self._room.places(images)
 
     async def picture(self, data: bytes, encoder: Encoder) -> Picture:
         """Decode one image and fit it to an encoder; raises ImageError."""

@@ -99,8 +99,9 @@ UNAVAILABLE_OPTION = Kind(
 OVERLOADED = Kind(
     "overloaded",
     429,
-    "Too many images waiting",
-    "The encoder's queue is full; `Retry-After` says in how many seconds to come back.",
+    "Too many waiting",
+    "The queue for the encoder, for second looks or for groups is full; `Retry-After` says in how "
+    "many seconds to come back.",
 )
 INTERNAL = Kind(
     "internal-error",

@@ -72,8 +72,8 @@ class Settings(BaseSettings):
     max_queue: int = Field(
         default=64,
         ge=1,
-        description="Images that may wait for the encoder; a request beyond is refused with 429 "
-        "and a `Retry-After`.",
+        description="Images that may wait for the encoder; as many requests may wait for a second "
+        "look, and as many for groups. One beyond is refused with 429 and a `Retry-After`.",
     )
     index_memory_bytes: int = Field(
         default=DEFAULT_MEMORY.largest_held_bytes,

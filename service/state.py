@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, cast
 
+import anyio
 import anyio.to_thread
 from fastapi import Depends, Path, Request
 
 from index.collection import Collection
 from index.encoder import Encoder
+from service.comparisons import Comparisons
 from service.encoders import Encoders
 from service.intake import Intake
 from service.metrics import Metrics
@@ -20,14 +22,21 @@ from service.thumbnails import ThumbnailCache
 
 @dataclass(frozen=True)
 class Service:
-    """Everything that a route may need."""
+    """Everything that a route may need.
+
+    ``second_looks`` and ``groups`` are apart, since a page of groups may take minutes; ``probing``
+    is the thread that proves readiness, however busy all others are.
+    """
 
     settings: Settings
     encoders: Encoders
     collections: OpenCollections
     intake: Intake
+    second_looks: Comparisons
+    groups: Comparisons
     metrics: Metrics
     thumbnails: ThumbnailCache
+    probing: anyio.CapacityLimiter
 
     @property
     def encoder(self) -> Encoder:

@@ -9,10 +9,13 @@ import logging
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx2
 import numpy as np
 import pytest
@@ -27,11 +30,13 @@ from service.intake import Intake
 from service.metrics import Metrics
 from service.observation import JsonLines
 from service.problems import ProblemError
+from service.routes.health import readyz
 from service.state import Service
 from service.uploads import OVERHEAD_BYTES
 
 LIMIT = 100_000
 SEARCH = "/v1/collections/demo/search"
+CHECK = "/v1/collections/demo/duplicates/check"
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +145,54 @@ class TestOverload:
         assert service.post(SEARCH + "/file", files={"file": data}).status_code == 200
         assert "kindred_queue_depth 0.0" in service.get("/metrics").text
 
+    @pytest.mark.parametrize(
+        ("queue", "ask"),
+        [
+            ("groups", ("GET", "/v1/collections/demo/duplicates", None)),
+            ("groups", ("GET", "/v1/collections/demo/duplicates?verify=true", None)),
+            ("second_looks", ("POST", CHECK, {"query": {"id": "a.jpg"}, "verify": True})),
+        ],
+    )
+    def test_comparisons_that_take_long_wait_for_each_other_alone(
+        self, service: TestClient, queue: str, ask: tuple[str, str, Any]
+    ) -> None:
+        method, route, body = ask
+        comparisons = getattr(state(service), queue)
+        done = threading.Event()
+        assert service.portal is not None
+        before = [service.portal.start_task_soon(comparisons.run, done.wait) for _ in range(2)]
+        try:
+            refused = service.request(method, route, json=body)
+            assert (refused.status_code, refused.json()["type"]) == (429, "/docs#overloaded")
+            assert int(refused.headers["retry-after"]) >= 1
+            for path in ("/readyz", "/", "/v1/collections"):
+                assert service.get(path).status_code == 200
+            by_id = {"query": {"id": "a.jpg"}}
+            assert service.post(SEARCH, json=by_id).status_code == 200
+            assert service.post(CHECK, json=by_id).status_code == 200  # no second look
+        finally:
+            done.set()
+        assert [task.result() for task in before] == [True, True]
+        assert service.request(method, route, json=body).status_code == 200
+
+    def test_what_waits_for_a_comparison_holds_no_thread_that_others_need(
+        self, tmp_path: Path, encoder_path: Path
+    ) -> None:
+        """More than there are threads for all requests together."""
+        with client(tmp_path, encoder_path) as service:
+            done = threading.Event()
+            assert service.portal is not None
+            waiting = [
+                service.portal.start_task_soon(state(service).groups.run, done.wait)
+                for _ in range(60)
+            ]
+            try:
+                for path in ("/readyz", "/", "/v1/collections"):
+                    assert service.get(path).status_code == 200
+            finally:
+                done.set()
+            assert all(task.result() for task in waiting)
+
     def test_a_request_that_fails_gives_its_place_back(self, service: TestClient) -> None:
         for _ in range(5):
             assert upload(service, "demo", "text", b"text").status_code == 415
@@ -229,6 +282,26 @@ class TestHealth:
         assert ready["encoder"] == encoder.sha256
         assert ready["provider"] == "CPUExecutionProvider"
         assert ready["collections"] == 1
+
+    def test_it_is_ready_however_busy_the_threads_of_other_requests_are(
+        self, service: TestClient
+    ) -> None:
+        done = threading.Event()
+
+        async def busy() -> None:
+            await anyio.to_thread.run_sync(done.wait)
+
+        async def ready() -> str:
+            with anyio.fail_after(60):
+                return (await readyz(state(service))).status
+
+        assert service.portal is not None
+        for _ in range(60):
+            service.portal.start_task_soon(busy)
+        try:
+            assert service.portal.call(ready) == "ready"
+        finally:
+            done.set()
 
     def test_a_damaged_collection_makes_it_unready_and_spares_the_others(
         self, tmp_path: Path, encoder_path: Path, photographs: list[Path]

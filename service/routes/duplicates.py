@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import anyio.to_thread
@@ -24,7 +25,7 @@ from service.requests import (
     VerdictRequest,
 )
 from service.routes.images import image_answer
-from service.state import OpenCollection, ServiceState
+from service.state import OpenCollection, Service, ServiceState
 from service.uploads import expects_form, expects_json
 
 router = APIRouter(tags=["duplicates"])
@@ -63,7 +64,7 @@ async def check(
     asked = await ask(
         service, collection, body.query, orientations=body.orientations, verify=body.verify
     )
-    return await _answer(request, collection, asked, body, bar, started)
+    return await _answer(request, service, collection, asked, body, bar, started)
 
 
 @router.post(
@@ -84,22 +85,25 @@ async def check_file(
     asked = await ask_file(
         service, collection, form.file, orientations=form.orientations, verify=form.verify
     )
-    return await _answer(request, collection, asked, form, bar, started)
+    return await _answer(request, service, collection, asked, form, bar, started)
 
 
 @router.get(
     COLLECTION + "/duplicates",
     summary="List groups of duplicates",
-    responses=problems.documented(problems.NO_COLLECTION, problems.MISMATCH, problems.INVALID),
+    responses=problems.documented(
+        problems.NO_COLLECTION, problems.MISMATCH, problems.INVALID, problems.OVERLOADED
+    ),
 )
 async def groups(
     request: Request,
+    service: ServiceState,
     collection: OpenCollection,
     query: Annotated[GroupsQuery, Query()],
 ) -> GroupsAnswer:
     """Images that are copies of each other, with a suggested one to keep and why."""
     bar = _bar(collection, query, looks=1)
-    page = await anyio.to_thread.run_sync(
+    page = await service.groups.run(
         lambda: collection.duplicate_groups(
             threshold=bar.threshold,
             limit=query.limit,
@@ -165,15 +169,16 @@ def _bar(collection: Collection, strictness: Strictness, *, looks: int) -> Bar:
 
 async def _answer(
     request: Request,
+    service: Service,
     collection: Collection,
     asked: CopyQuery,
     options: CheckOptions,
     bar: Bar,
     started: float,
 ) -> CheckAnswer:
-    matches = await anyio.to_thread.run_sync(
-        lambda: collection.copies(asked, threshold=bar.threshold, limit=options.limit)
-    )
+    find = partial(collection.copies, asked, threshold=bar.threshold, limit=options.limit)
+    looks = service.second_looks.run if options.verify else anyio.to_thread.run_sync
+    matches = await looks(find)
     return CheckAnswer(
         matches=[
             MatchAnswer(

@@ -31,7 +31,7 @@ async def livez() -> LiveAnswer:
 async def readyz(service: ServiceState) -> ReadyAnswer:
     """Runs a real inference and reads every collection; 503 if either fails."""
     try:
-        return await anyio.to_thread.run_sync(_prove, service)
+        return await anyio.to_thread.run_sync(_prove, service, limiter=service.probing)
     except Exception as error:  # whatever it is, the service is not ready
         raise problems.ProblemError(
             problems.NOT_READY, f"{type(error).__name__}: {error}"
