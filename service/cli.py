@@ -15,11 +15,13 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from index.errors import KindredError
+from index.second_look import looking
 from service.app import create_app
 from service.observation import log_to_standard_error
 from service.settings import PREFIX, Settings, unknown_variables
 
 _REFUSED = 2
+GRACE_SECONDS = 7  # for requests under way; Docker and others kill ten after they have asked
 _log = logging.getLogger("kindred.service")
 
 
@@ -68,7 +70,7 @@ def _serve(settings: Settings) -> int:
             log_config=None,  # ours is set up; requests are logged by the application
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )
         # uvicorn shuts down in order, then raises the signal again for whoever handled it before.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -80,6 +82,8 @@ def _serve(settings: Settings) -> int:
             if app.failure is None:
                 raise
             raise app.failure from None
+        finally:  # second looks that have not begun: nobody waits for them any more
+            looking().shutdown(wait=False, cancel_futures=True)
     return 0
 
 

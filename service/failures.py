@@ -22,6 +22,7 @@ from service.problems import (
     MEDIA_TYPE,
     METHOD,
     NO_ROUTE,
+    NOT_READY,
     TOO_LARGE,
     Kind,
     ProblemError,
@@ -108,6 +109,11 @@ def unexpected(request: Request, error: Exception) -> JSONResponse:
     return answer(
         request, INTERNAL, "the service failed; its log has the details under this request's id"
     )
+
+
+def stopping(request: Request) -> JSONResponse:
+    """The answer to a request that was not done when the service had to stop."""
+    return answer(request, NOT_READY, "the service is stopping; ask again once it has started")
 
 
 async def _on_problem(request: Request, error: Exception) -> JSONResponse:

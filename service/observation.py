@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import logging
@@ -57,6 +58,10 @@ class Observe:
             if status:  # the answer had begun; all that is left is to break it off
                 raise
             await answer(scope, receive, observed)
+        except asyncio.CancelledError:  # the server stops, and waits no longer
+            if status:
+                raise
+            await failures.stopping(Request(scope))(scope, receive, observed)
         finally:
             _record(scope, request_id, status, time.perf_counter() - started)
 

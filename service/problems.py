@@ -116,7 +116,10 @@ CORRUPT = Kind(
     "What is stored contradicts itself, or was written by a newer version.",
 )
 NOT_READY = Kind(
-    "not-ready", 503, "Not ready", "The encoder or the store does not work at the moment."
+    "not-ready",
+    503,
+    "Not ready",
+    "The encoder or the store does not work at the moment, or the service is stopping.",
 )
 
 KINDS: Final = tuple(value for value in list(globals().values()) if isinstance(value, Kind))

@@ -23,6 +23,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from service.cli import GRACE_SECONDS
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -218,6 +219,12 @@ def test_compose_serves_on_loopback_with_a_read_only_root_and_without_privileges
             assert source in volumes or source.startswith("${PICTURES:-./demo/photographs}")
         assert ("profiles" in service) == (name != "kindred")
         assert ("healthcheck" in service) == name.startswith("kindred")
+
+
+def test_compose_waits_for_requests_under_way_before_it_kills() -> None:
+    for name, service in compose()["services"].items():
+        if name.startswith("kindred"):
+            assert int(service["stop_grace_period"].removesuffix("s")) >= 2 * GRACE_SECONDS
 
 
 def test_make_demo_answers_a_search_and_ends_with_ctrl_c(tmp_path: Path) -> None:

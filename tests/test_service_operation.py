@@ -22,7 +22,8 @@ import pytest
 import tiny_encoder
 from fastapi.testclient import TestClient
 from serving import client, image_url, process, upload
-from starlette.types import Message
+from starlette.datastructures import Headers
+from starlette.types import Message, Scope
 
 from index.encoder import Encoder
 from service import cli
@@ -100,27 +101,31 @@ def text(data: bytes) -> str:
 
 def send(service: TestClient, announced: int | None, receive: Any) -> tuple[int, dict[str, Any]]:
     """PUT an image whose body comes from ``receive``; the client waits to be asked for it."""
-    headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"expect", b"100-continue")]
+    headers = [(b"expect", b"100-continue")]
     if announced is not None:
         headers.append((b"content-length", str(announced).encode()))
-    scope = {
-        "type": "http",
-        "method": "PUT",
-        "path": "/v1/collections/demo/images/x",
-        "raw_path": b"/v1/collections/demo/images/x",
-        "query_string": b"",
-        "headers": headers,
-        "state": dict(service.app_state),
-    }
     sent: list[Message] = []
 
     async def collect(message: Message) -> None:
         sent.append(message)
 
     assert service.portal is not None
-    service.portal.call(service.app, scope, receive, collect)
+    service.portal.call(service.app, put_scope(service, *headers), receive, collect)
     body = b"".join(message.get("body", b"") for message in sent)
     return sent[0]["status"], json.loads(body)
+
+
+def put_scope(service: TestClient, *headers: tuple[bytes, bytes]) -> Scope:
+    """Of a request that puts an image."""
+    return {
+        "type": "http",
+        "method": "PUT",
+        "path": "/v1/collections/demo/images/x",
+        "raw_path": b"/v1/collections/demo/images/x",
+        "query_string": b"",
+        "headers": [(b"content-type", b"multipart/form-data; boundary=b"), *headers],
+        "state": dict(service.app_state),
+    }
 
 
 class TestOverload:
@@ -395,6 +400,42 @@ class TestLog:
     ) -> None:
         answer = service.get("/livez", headers={"X-Request-ID": forged})
         assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+class TestStopping:
+    def test_a_request_that_is_cut_short_is_told_so(
+        self, service: TestClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As the server does with those that take longer than it waits."""
+        caplog.set_level(logging.INFO)
+        sent: list[Message] = []
+
+        async def cut_short() -> None:
+            reading = asyncio.Event()
+
+            async def receive() -> Message:
+                reading.set()
+                await asyncio.Event().wait()  # the body never comes
+                raise AssertionError
+
+            async def collect(message: Message) -> None:
+                sent.append(message)
+
+            task = asyncio.ensure_future(service.app(put_scope(service), receive, collect))
+            await reading.wait()
+            task.cancel()
+            await task
+
+        assert service.portal is not None
+        service.portal.call(cut_short)
+        start, body = sent
+        problem = json.loads(body["body"])
+        assert (start["status"], problem["type"]) == (503, "/docs#not-ready")
+        assert "stopping" in problem["detail"]
+        assert Headers(raw=start["headers"])["x-request-id"] == problem["request_id"]
+        (line,) = [each for each in caplog.records if each.name == "kindred.request"]
+        assert line.__dict__["status"] == 503
+        assert not [each for each in caplog.records if each.exc_info]
 
 
 class TestProcess:
