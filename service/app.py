@@ -22,6 +22,7 @@ from index.indexes import Memory
 from service import failures, problems
 from service.comparisons import Comparisons
 from service.encoders import Encoders
+from service.head import HeadAsGet
 from service.intake import Intake
 from service.metrics import Metrics
 from service.observation import Observe
@@ -42,7 +43,7 @@ Kindred answers two questions about pictures: which ones **look like** this one,
 An image in a request is one of `{"id"}`, `{"base64"}`, `{"url"}` or `{"vector"}` in `query`; the \
 `/file` twin of a route takes multipart `file`, with the options as form fields of the same names \
 (objects as JSON text). Errors are `application/problem+json` (RFC 9457). Scores are cosines: \
-higher is nearer.
+higher is nearer. `HEAD` is answered wherever `GET` is.
 """
 _TAGS: Final = [
     {"name": "search", "description": "Which images look like this one?"},
@@ -92,6 +93,7 @@ def create_app(settings: Settings) -> FastAPI:
     failures.install(app)
     # The last one added is the outermost.
     app.add_middleware(LimitBody, max_upload_bytes=settings.max_upload_bytes)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RouteAsSent)
     app.add_middleware(Observe)
     app.openapi = lambda: _reference(app)  # type: ignore[method-assign]

@@ -296,9 +296,52 @@ def test_a_validation_error_names_the_field_and_what_was_found(service: TestClie
 
 
 def test_a_method_that_is_not_allowed_lists_those_that_are(service: TestClient) -> None:
-    assert service.post("/livez").headers["allow"] == "GET"
+    assert service.post("/livez").headers["allow"] == "GET, HEAD"
     allowed = service.post(image_url("demo", "a.jpg")).headers["allow"]
     assert {"GET", "PUT", "PATCH", "DELETE"} <= set(allowed.split(", "))
+
+
+PAGE = ("/", "/docs", "/page/app.js", "/page/icon.svg")
+THUMBNAIL = "/v1/collections/demo/images/a.jpg/thumbnail"
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGE, "/openapi.json", "/livez", "/v1/collections", THUMBNAIL, "/nothing", CHECK]
+)
+def test_head_is_answered_as_get_without_the_body(service: TestClient, path: str) -> None:
+    got, head = service.get(path), service.head(path)
+    assert head.content == b""
+    assert head.status_code == got.status_code
+    for name in ("content-type", "etag", "allow"):
+        assert head.headers.get(name) == got.headers.get(name)
+    if got.is_success:
+        assert head.headers["content-length"] == str(len(got.content))
+
+
+def test_head_is_counted_as_what_it_is(service: TestClient) -> None:
+    service.head("/livez")
+    counted = 'kindred_requests_total{method="HEAD",route="/livez",status="200"}'
+    assert counted in service.get("/metrics").text
+
+
+@pytest.mark.parametrize("path", [*PAGE, THUMBNAIL])
+def test_who_has_a_file_already_is_told_so(service: TestClient, path: str) -> None:
+    first = service.get(path)
+    for known in (first.headers["etag"], f'"other", W/{first.headers["etag"]}', "*"):
+        again = service.get(path, headers={"If-None-Match": known})
+        assert (again.status_code, again.content) == (304, b"")
+        for name in ("etag", "cache-control"):
+            assert again.headers[name] == first.headers[name]
+    assert service.get(path, headers={"If-None-Match": '"other"'}).content == first.content
+
+
+@pytest.mark.parametrize("part", ["bytes=0-9", "bytes=9999999-", "bytes=9-1", "foo"])
+@pytest.mark.parametrize("path", PAGE)
+def test_of_the_page_whoever_asks_for_a_part_gets_all(
+    service: TestClient, path: str, part: str
+) -> None:
+    answer = service.get(path, headers={"Range": part})
+    assert (answer.status_code, answer.content) == (200, service.get(path).content)
 
 
 def test_a_picture_over_the_pixel_limit_is_refused(service: TestClient) -> None:

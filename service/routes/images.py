@@ -6,11 +6,12 @@ import hashlib
 from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Depends, Form, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Form, Query, Request, Response
 
 from index.collection import Collection, Item
 from service import problems
 from service.answers import ImageAnswer, ImagesAnswer
+from service.entity_tags import IfNoneMatch, is_known
 from service.paths import IMAGE, IMAGES, thumbnail_url
 from service.queries import encode, encoder_of
 from service.requests import ImageChange, ImageForm
@@ -66,14 +67,12 @@ async def thumbnail(
     longest: Annotated[
         int, Query(ge=16, le=1024, description="Longest side in pixels; never enlarged.")
     ] = 256,
-    if_none_match: Annotated[
-        str | None, Header(description="`ETag` of the thumbnail that the caller has.")
-    ] = None,
+    if_none_match: IfNoneMatch = None,
 ) -> Response:
     """A small JPEG of the image. An id with a slash at its end needs that as `%2F`."""
     item = await anyio.to_thread.run_sync(collection.get, id)
     sha256 = item.sha256
-    if if_none_match and _tag(sha256, longest) in _tags(if_none_match):
+    if is_known(_tag(sha256, longest), if_none_match):
         return Response(status_code=304, headers=_headers(sha256, longest))
     jpeg = service.thumbnails.get(sha256, longest)
     if jpeg is None:
@@ -92,11 +91,6 @@ def _headers(sha256: str, longest: int) -> dict[str, str]:
 
 def _tag(sha256: str, longest: int) -> str:
     return f'"{sha256}-{longest}"'
-
-
-def _tags(if_none_match: str) -> set[str]:
-    """The entity tags of the header, compared weakly, as it asks for."""
-    return {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
 
 
 @router.put(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import mimetypes
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
+
+from service.entity_tags import IfNoneMatch, is_known
 
 _FOLDER: Final = Path(__file__).parent.parent / "page"
 
@@ -28,20 +31,30 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/")
-async def page() -> FileResponse:
+async def page(if_none_match: IfNoneMatch = None) -> Response:
     """The web page."""
-    return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+    return _answer("index.html", if_none_match)
 
 
 @router.get("/docs")
-async def reference() -> FileResponse:
+async def reference(if_none_match: IfNoneMatch = None) -> Response:
     """The API's reference, read from `/openapi.json`."""
-    return FileResponse(_FOLDER / "docs.html", headers=_HEADERS)
+    return _answer("docs.html", if_none_match)
 
 
 @router.get("/page/{name}")
-async def file(name: str) -> FileResponse:
+async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
     """A file that the page or the reference is made of."""
     if name not in FILES:
         raise HTTPException(404)
-    return FileResponse(_FOLDER / name, headers=_HEADERS)
+    return _answer(name, if_none_match)
+
+
+def _answer(name: str, if_none_match: str | None) -> Response:
+    """All of a file: they are a few kilobytes each, so there are no ranges."""
+    content = (_FOLDER / name).read_bytes()
+    tag = f'"{hashlib.sha256(content).hexdigest()}"'
+    headers = {**_HEADERS, "ETag": tag}
+    if is_known(tag, if_none_match):
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=mimetypes.guess_type(name)[0], headers=headers)
