@@ -12,7 +12,7 @@ from typing import Any, Final, TypedDict
 
 import anyio
 import anyio.to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from index.catalog import Catalog
@@ -28,6 +28,7 @@ from service.metrics import Metrics
 from service.observation import Observe
 from service.open_collections import OpenCollections
 from service.paths import RouteAsSent
+from service.requests import known_query
 from service.routes import collections, duplicates, embed, health, images, page, search
 from service.settings import Settings
 from service.state import Service
@@ -88,7 +89,9 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,  # FastAPI's own page loads its scripts from the network; ours does not
         redoc_url=None,
     )
-    for module in (search, duplicates, collections, images, embed, health, page):
+    for module in (search, duplicates, collections, images, embed):
+        app.include_router(module.router, dependencies=[Depends(known_query)])
+    for module in (health, page):
         app.include_router(module.router)
     failures.install(app)
     # The last one added is the outermost.

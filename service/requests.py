@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Final, Self
 
-from fastapi import UploadFile
+from fastapi import Request, UploadFile
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -23,6 +23,7 @@ from index.artifact import DEFAULT_FALSE_MATCH_RATE
 from index.errors import InvalidFilter
 from index.policies import DEFAULT_POLICY, Policy
 from index.verdicts import Verdict
+from service.problems import invalid
 
 MAX_EMBED_IMAGES: Final = 32
 
@@ -42,6 +43,20 @@ def _parse_filter(value: Any) -> filters.Filter:
         return filters.parse(_parse_object(value))
     except InvalidFilter as error:
         raise ValueError(str(error)) from None
+
+
+async def known_query(request: Request) -> None:
+    """Dependency of the API's routes: an unknown parameter is refused, as a misspelt field is."""
+    if not request.query_params:
+        return
+    route = request.scope["route"]
+    operation = request.app.openapi()["paths"][route.path_format][request.method.lower()]
+    parameters = operation.get("parameters", [])
+    known = [each["name"] for each in parameters if each["in"] == "query"]
+    for name, found in request.query_params.items():
+        if name not in known:
+            expected = f"one of {', '.join(known)}" if known else "no query parameters"
+            invalid(f"query.{name}", f"unknown, expected {expected}", found=found)
 
 
 ImageId = Annotated[str, StringConstraints(min_length=1, max_length=512)]

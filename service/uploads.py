@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import math
+from collections import Counter
 from typing import Final, NoReturn
 
 import anyio
@@ -39,7 +40,7 @@ class LimitBody:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        is_json = headers.get("content-type", "").partition(";")[0].strip().endswith("json")
+        is_json = _media_type(headers).endswith("json")
         limit = self._json_limit if is_json else self._file_limit
         announced = headers.get("content-length", "")
         received = 0
@@ -75,22 +76,35 @@ async def _refuse(headers: Headers, receive: Receive, limit: int) -> NoReturn:
     raise HTTPException(413, f"the body is larger than the limit of {limit:,} bytes")
 
 
-def expects_form(request: Request) -> None:
-    """Route dependency: the body is multipart/form-data."""
+async def expects_files(request: Request) -> None:
+    """Route dependency: the body is multipart/form-data, whose fields may come again."""
     _expects(request, "multipart/form-data")
 
 
-def expects_json(request: Request) -> None:
+async def expects_form(request: Request) -> None:
+    """Route dependency: the body is multipart/form-data, each field once."""
+    await expects_files(request)
+    form = await request.form()
+    for name, times in Counter(name for name, _ in form.multi_items()).items():
+        if times > 1:
+            invalid(f"body.{name}", "expected once", found=f"{times} times")
+
+
+async def expects_json(request: Request) -> None:
     """Route dependency: the body is JSON."""
     _expects(request, "application/json")
 
 
 def _expects(request: Request, media_type: str) -> None:
-    found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    found = _media_type(request.headers)
     if found != media_type:
         raise ProblemError(
             MEDIA, f"found a body of {found or 'no content type'}, expected {media_type}"
         )
+
+
+def _media_type(headers: Headers) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def file_bytes(file: UploadFile, max_upload_bytes: int) -> bytes:

@@ -276,6 +276,23 @@ CHECK = "/v1/collections/demo/duplicates/check"
             problems.INVALID,
         ),
         ("GET", "/v1/collections/demo/duplicates?thresh=1", {}, problems.INVALID),
+        ("GET", "/v1/collections/demo/images?limt=5", {}, problems.INVALID),
+        ("GET", "/v1/collections/demo/images/a.jpg/thumbnail?long=99", {}, problems.INVALID),
+        ("GET", "/v1/collections?limit=5", {}, problems.INVALID),
+        ("POST", SEARCH + "?top_k=5", {"json": {"query": {"id": "a.jpg"}}}, problems.INVALID),
+        ("POST", SEARCH + "/file?top_k=5", {"files": {"file": b"text"}}, problems.INVALID),
+        (
+            "POST",
+            SEARCH + "/file",
+            {"files": {"file": b"text"}, "data": {"top_k": ["5", "6"]}},
+            problems.INVALID,
+        ),
+        (
+            "POST",
+            SEARCH + "/file",
+            {"files": [("file", b"text"), ("file", b"other")]},
+            problems.INVALID,
+        ),
         ("POST", "/v1/embed", {"json": {"query": {"id": "a.jpg"}}}, problems.INVALID),
         ("POST", "/v1/embed", {"json": {"query": []}}, problems.INVALID),
         ("POST", "/v1/embed", {"json": {"query": [{"base64": "eA=="}] * 33}}, problems.INVALID),
@@ -293,6 +310,18 @@ def test_a_validation_error_names_the_field_and_what_was_found(service: TestClie
     assert errors["body.top_k"]["found"] == 5000
     assert "1000" in errors["body.top_k"]["message"]
     assert errors["body.offset"]["found"] == "x"
+
+
+def test_an_unknown_parameter_is_told_which_ones_there_are(service: TestClient) -> None:
+    answer = service.get("/v1/collections/demo/images?limt=5")
+    assert assert_problem(answer, problems.INVALID)["errors"] == [
+        {
+            "field": "query.limt",
+            "message": "unknown, expected one of limit, cursor",
+            "found": "5",
+        }
+    ]
+    assert service.get("/v1/collections/demo/images?limit=5&cursor=a").status_code == 200
 
 
 def test_a_method_that_is_not_allowed_lists_those_that_are(service: TestClient) -> None:

@@ -75,6 +75,17 @@ class TestLimits:
         body = {"query": {"base64": text(data)}}
         assert service.post(SEARCH, json=body).status_code == 415
 
+    def test_json_is_held_to_the_limit_of_json_however_its_type_is_written(
+        self, tmp_path: Path, encoder_path: Path
+    ) -> None:
+        """Base64 is a third larger than the file, which is more than there is room beside it."""
+        limit = 6 * OVERHEAD_BYTES
+        body = json.dumps({"query": {"base64": text(b"x" * limit)}})
+        with client(tmp_path, encoder_path, max_upload_bytes=limit) as service:
+            for written in ("application/json", "Application/JSON; charset=utf-8"):
+                answer = service.post("/v1/embed", content=body, headers={"Content-Type": written})
+                assert answer.status_code == 415  # it was let in, and is no picture
+
     @pytest.mark.parametrize("announced", [None, 10**12])
     def test_a_body_is_not_read_past_its_limit(
         self, service: TestClient, announced: int | None

@@ -12,7 +12,7 @@ from service.answers import EmbedAnswer
 from service.queries import encode, refuse_url
 from service.requests import MAX_EMBED_IMAGES, EmbedForm, EmbedRequest, ImageQuery
 from service.state import Service, ServiceState
-from service.uploads import base64_bytes, expects_form, expects_json, file_bytes
+from service.uploads import base64_bytes, expects_files, expects_json, file_bytes
 
 _PROBLEMS = problems.documented(*problems.IMAGE_SENT, problems.UNAVAILABLE_OPTION)
 router = APIRouter(tags=["embed"], responses=_PROBLEMS)
@@ -46,7 +46,7 @@ async def embed(service: ServiceState, body: EmbedRequest) -> EmbedAnswer | list
 @router.post(
     "/v1/embed/file",
     summary="Embed uploaded files",
-    dependencies=[Depends(expects_form)],
+    dependencies=[Depends(expects_files)],
 )
 async def embed_file(
     service: ServiceState, form: Annotated[EmbedForm, Form(media_type="multipart/form-data")]
