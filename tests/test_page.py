@@ -17,6 +17,8 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from serving import Process, process, upload
 
+from index.catalog import Catalog
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="needs Chromium: on Debian, apt-get install chromium"
@@ -37,6 +39,10 @@ def service(
                 upload(filling, "demo", path.name, path.read_bytes())
             upload(filling, "demo", HOSTILE_ID, photographs[0].read_bytes())
             upload(filling, "other", "only.jpg", photographs[5].read_bytes())
+            filling.put("/v1/collections/many", json={})
+            for number in range(60):
+                data = photographs[number % len(photographs)].read_bytes()
+                upload(filling, "many", f"{number}.jpg", data)
         yield running
 
 
@@ -204,6 +210,106 @@ def test_a_copy_that_is_none_is_said_to_be_different_and_taken_back(
     expect(page.locator("#notice")).to_contain_text("No copies")
 
 
+def test_what_people_called_the_same_stays_so_when_a_doubt_is_taken_back(
+    page: Page, service: Process, photographs: list[Path]
+) -> None:
+    ids = [path.name for path in photographs[:2]]
+    route = "/v1/collections/said"
+    with httpx2.Client(base_url=service.address) as asking:
+        asking.put(route, json={})
+        for path in photographs[:2]:
+            upload(asking, "said", path.name, path.read_bytes())
+        asking.put(f"{route}/verdicts", json={"ids": ids, "verdict": "same"})
+        page.goto(f"/?collection=said&id={ids[0]}&mode=same")
+        match = pictures(page).filter(has_text=ids[1])
+        expect(match.locator(".tier")).to_have_text("A copy")
+        expect(match).to_contain_text("as people said")
+        match.get_by_role("button", name=f"Not the same: {ids[1]}").click()
+        expect(page.locator("#status")).to_contain_text("will not be called a copy")
+        match.get_by_role("button", name=f"Undo: {ids[1]}").click()
+        expect(page.locator("#status")).to_contain_text("is a copy again")
+        asked = {"query": {"id": ids[0]}, "threshold": 2}
+        (found,) = asking.post(f"{route}/duplicates/check", json=asked).json()["matches"]
+    assert (found["id"], found["evidence"]["verdict"]) == (ids[1], "same")
+
+
+def test_more_that_comes_late_is_not_put_under_another_picture(page: Page) -> None:
+    """The place before is shown again while the thumbnails of more are on their way."""
+    page.goto("/?collection=many&id=0.jpg")
+    expect(pictures(page)).to_have_count(24)
+    pictures(page).last.locator("a").click()
+    expect(page.locator("#query-name")).not_to_have_text("0.jpg")
+    page.evaluate(
+        """() => {
+            const [kept, timer] = [HTMLImageElement.prototype.decode, window.setTimeout];
+            const arrived = new Promise((resolve) => { window.arrive = resolve; });
+            window.setTimeout = () => 0; // or the page would go on without them
+            window.awaited = new Promise((resolve) => {
+                HTMLImageElement.prototype.decode = () => { resolve(); return arrived; };
+            }).then(() => {
+                HTMLImageElement.prototype.decode = kept;
+                window.setTimeout = timer;
+            });
+        }"""
+    )
+    page.locator("#more").click()
+    page.evaluate("() => window.awaited")
+    page.go_back()
+    expect(page.locator("#query-name")).to_have_text("0.jpg")
+    page.evaluate("() => window.arrive()")
+    expect(page.locator("#more")).to_be_enabled()  # once it has done with what came
+    expect(pictures(page)).to_have_count(24)
+
+
+def test_what_a_button_could_not_do_is_said_beside_it(page: Page, photographs: list[Path]) -> None:
+    page.goto("/?collection=many&id=0.jpg")
+    expect(pictures(page)).to_have_count(24)
+    page.route("**/search", lambda route: route.abort())
+    page.locator("#more").click()
+    expect(page.locator("#more + .failed")).to_contain_text("Kindred is not answering.")
+    page.unroute("**/search")
+    page.locator("#more").click()
+    expect(pictures(page)).to_have_count(48)
+    expect(page.locator(".failed")).to_have_count(0)
+    page.route("**/search", lambda route: route.abort())
+    page.locator("#more").click()
+    expect(page.locator(".failed")).to_be_visible()
+    page.get_by_role("link", name="Kindred", exact=True).click()
+    expect(page.locator(".failed")).to_have_count(0)
+
+
+def test_a_doubt_that_could_not_be_kept_is_said_beside_it(
+    page: Page, service: Process, photographs: list[Path]
+) -> None:
+    smaller = io.BytesIO()
+    with Image.open(photographs[3]) as image:
+        image.resize((image.width // 2, image.height // 2)).save(smaller, "PNG")
+    with httpx2.Client(base_url=service.address) as filling:
+        filling.put("/v1/collections/unkept", json={})
+        upload(filling, "unkept", "large.jpg", photographs[3].read_bytes())
+        upload(filling, "unkept", "small.png", smaller.getvalue())
+    page.goto("/?collection=unkept&id=large.jpg&mode=same")
+    page.route("**/verdicts", lambda route: route.abort())
+    page.get_by_role("button", name="Not the same: small.png").click()
+    expect(pictures(page).locator("button + .failed")).to_contain_text("Kindred is not answering.")
+    expect(pictures(page).get_by_role("button")).to_have_text("Not the same")
+    page.unroute("**/verdicts")
+    page.get_by_role("button", name="Not the same: small.png").click()
+    expect(pictures(page).get_by_role("button")).to_have_text("Undo")
+    expect(page.locator(".failed")).to_have_count(0)
+
+
+def test_collections_that_could_not_be_listed_are_asked_for_again(page: Page) -> None:
+    page.route("**/v1/collections", lambda route: route.abort())
+    page.goto("/")
+    expect(page.locator("#notice")).to_contain_text("Kindred is not answering.")
+    page.get_by_role("link", name="Kindred", exact=True).click()
+    expect(page.locator("#notice")).to_contain_text("Kindred is not answering.")
+    page.unroute("**/v1/collections")
+    page.get_by_role("link", name="Kindred", exact=True).click()
+    expect(pictures(page).first).to_be_visible()
+
+
 def test_where_there_is_no_copy_it_says_so_and_how_strict_it_was(page: Page) -> None:
     page.goto("/?collection=other&id=only.jpg&mode=same")
     expect(page.locator("#notice")).to_contain_text("No copies in other.")
@@ -309,6 +415,35 @@ def test_the_reference_lists_every_route_and_every_problem(page: Page, service: 
     routes = sum(len(each) for each in schema["paths"].values())
     expect(shown).to_have_count(routes + len(schema["x-problems"]))
     expect(page.locator("#overloaded")).to_be_in_viewport()
+
+
+def test_pictures_that_are_gone_do_not_hide_those_behind_them_and_damage_is_called_damage(
+    browser: Browser, tmp_path: Path, encoder_path: Path, photographs: list[Path]
+) -> None:
+    broken = tmp_path / "collections" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "kindred.sqlite3").write_bytes(b"not a database" * 100)
+    with process(tmp_path, encoder_path) as running:
+        with httpx2.Client(base_url=running.address) as filling:
+            filling.put("/v1/collections/moved", json={})
+            for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+                upload(filling, "moved", name, photographs[0].read_bytes())
+        with Catalog(tmp_path).open("moved") as collection:
+            collection.mark_gone(collection.items()[:3])
+        context = browser.new_context(base_url=running.address)
+        page = context.new_page()
+        page.route(  # as a collection of many: pages of two
+            "**/images?*", lambda route: route.continue_(url=route.request.url.replace("500", "2"))
+        )
+        page.goto("/?collection=moved")
+        expect(pictures(page)).to_have_count(1)
+        expect(page.get_by_role("link", name="d.jpg")).to_be_visible()
+        expect(page.locator("#notice")).to_be_hidden()
+        expect(page.get_by_label("Collection")).to_contain_text("broken (damaged)")
+        page.get_by_label("Collection").select_option("broken")
+        expect(page.locator("#notice")).to_contain_text("This collection cannot be read.")
+        assert str(tmp_path) not in page.locator("body").inner_text()
+        context.close()
 
 
 def test_when_the_service_has_gone_it_says_so(

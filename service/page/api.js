@@ -16,11 +16,13 @@ const LEADS = {
   'original-not-found': 'The original of that picture is gone.',
   'collection-not-found': 'There is no such collection.',
   'encoder-mismatch': 'This collection was made with another encoder.',
+  'collection-corrupt': 'This collection cannot be read.',
 };
 
 const DETAILS = {
   'unknown-format': 'It has to be a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file; HEIC where Kindred was installed with it.',
   'image-not-found': 'It was removed, or never was in this collection.',
+  'collection-corrupt': 'Its files are damaged, or of a newer version of Kindred. The log of the service says more.',
 };
 
 export async function request(path, options) {
@@ -44,6 +46,10 @@ export const imagePath = (name, id) => `${collectionPath(name)}/images/${encodeU
 /** What is wrong, for a place that cannot be shown. */
 export function noCollection(name) {
   return new Failure(LEADS['collection-not-found'], `Nothing is called “${name}” here.`);
+}
+
+export function damaged() {
+  return new Failure(LEADS['collection-corrupt'], DETAILS['collection-corrupt']);
 }
 
 export function otherEncoder(reason) {

@@ -2,17 +2,18 @@
 // Where one is stands in the address (?collection=demo&id=snow2.jpg&mode=same), so that back,
 // reload and a shared link work; a picture from outside is kept in memory while the page is open.
 
-import { Failure, collectionPath, imagePath, noCollection, otherEncoder, request } from './api.js';
-import { arrange, caption, CERTAIN, copyCaption, doubt, entry, loaded } from './pictures.js';
+import { Failure, collectionPath, damaged, imagePath, noCollection, otherEncoder, request } from './api.js';
+import { arrange, caption, CERTAIN, copyCaption, doubt, entry, failed, loaded } from './pictures.js';
 import { bytes, count, label, make, oneIn } from './words.js';
 
 const PAGE = 24;
 const SAMPLE = 18;
+const LISTING = { images: 500, pages: 20 }; // where a sample is taken from: the first page that has any
 
 const at = (id) => document.getElementById(id);
 const uploads = new Map(); // what history.state.upload names -> { file, url }
 const samples = new Map(); // collection -> pictures to begin with, the same until reloaded
-let collections = [];
+let collections = []; // fetched with the first place that is shown, and again while there are none
 let asking = new AbortController();
 
 const api = (path, options) => request(path, { signal: asking.signal, ...options });
@@ -69,13 +70,16 @@ async function show({ from = null, focus = false, scroll = 0 } = {}) {
   asking = new AbortController();
   const { signal } = asking;
   document.body.classList.add('busy');
-  const place = here();
+  let place;
   let paint;
   try {
+    if (!collections.length) ({ collections } = await api('v1/collections'));
+    place = here();
     paint = await prepared(place);
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Failure)) throw error;
+    place ??= here();
     const others = await wayOn(place);
     paint = () => paintNotice(place, error.message, error.detail, null, others);
   }
@@ -93,7 +97,7 @@ async function prepared(place) {
   }
   const collection = collections.find((each) => each.name === place.collection);
   if (!collection) throw noCollection(place.collection);
-  if (!collection.searchable) throw otherEncoder(collection.reason);
+  if (!collection.searchable) throw collection.encoder === null ? damaged() : otherEncoder(collection.reason);
   if (!place.id && !place.upload) {
     const pictures = await sample(place.collection);
     await loaded(pictures);
@@ -122,8 +126,14 @@ async function subjectOf(place) {
 
 async function sample(name) {
   if (!samples.has(name)) {
-    const { images } = await api(`${collectionPath(name)}/images?limit=500`);
-    const shown = images.filter((image) => image.state === 'present');
+    let shown = [];
+    let cursor = '';
+    for (let page = 0; page < LISTING.pages && !shown.length && cursor !== null; page += 1) {
+      const query = new URLSearchParams({ limit: LISTING.images, ...(cursor && { cursor }) });
+      const listing = await api(`${collectionPath(name)}/images?${query}`);
+      shown = listing.images.filter((image) => image.state === 'present');
+      cursor = listing.next_cursor;
+    }
     const step = Math.max(1, shown.length / SAMPLE);
     const start = Math.random() * step;
     const count = Math.min(SAMPLE, shown.length);
@@ -165,7 +175,7 @@ async function transition(from, paint) {
 function paintFrame(place, { asked = false, heading = '', title = null }) {
   const select = at('collection');
   select.replaceChildren(
-    ...collections.map((each) => new Option(each.searchable ? each.name : `${each.name} (another encoder)`, each.name)),
+    ...collections.map((each) => new Option(`${each.name}${each.searchable ? '' : each.encoder === null ? ' (damaged)' : ' (another encoder)'}`, each.name)),
   );
   select.value = place.collection ?? '';
   select.closest('label').hidden = collections.length === 0;
@@ -174,6 +184,7 @@ function paintFrame(place, { asked = false, heading = '', title = null }) {
   at('welcome').hidden = true;
   at('notice').hidden = true;
   at('more').hidden = true;
+  failed(at('more'), null);
   at('pictures').replaceChildren();
   at('pictures').className = `pictures ${asked ? place.mode : 'mosaic'}`;
   at('heading').textContent = heading;
@@ -189,7 +200,7 @@ function paintWelcome(place, collection, pictures) {
   at('pictures').replaceChildren(...pictures.map((image) => listed(place, image)));
   arrange(at('pictures'));
   at('facts').textContent = count(collection.images, 'picture');
-  if (!pictures.length) {
+  if (!pictures.length && !collection.images) {
     notice(`“${collection.name}” holds no pictures yet.`, 'Fill it from a folder, then reload this page:', `kindred-index build FOLDER --collection ${collection.name}`);
   }
 }
@@ -246,16 +257,22 @@ function append(place, found, offset) {
   const more = at('more');
   more.hidden = same || found.length < PAGE;
   more.onclick = async () => {
+    const { signal } = asking;
     more.disabled = true;
+    failed(more, null);
     try {
       const { results } = await ask(place, offset + PAGE);
       await loaded(results);
+      if (signal.aborted) return; // another place is shown by now
       const next = at('pictures').children.length;
       append(place, results, offset + PAGE);
       at('pictures').children[next]?.querySelector('a').focus({ preventScroll: true });
       announce(`${count(results.length, 'more picture')}`);
     } catch (error) {
-      if (error instanceof Failure) announce(`${error.message} ${error.detail}`);
+      if (signal.aborted) return;
+      if (!(error instanceof Failure)) throw error;
+      failed(more, error);
+      announce(`${error.message} ${error.detail}`);
     } finally {
       more.disabled = false;
     }
@@ -278,7 +295,7 @@ function copied(place, match) {
         headers: { 'Content-Type': 'application/json' },
         body: JSON.stringify({ ids: [place.id, match.id], verdict }),
       });
-      announce(verdict ? `${match.id} will not be called a copy of this again.` : `${match.id} is a copy again.`);
+      announce(verdict === 'different' ? `${match.id} will not be called a copy of this again.` : `${match.id} is a copy again.`);
     }, announce));
   }
   return item;
@@ -355,10 +372,4 @@ new ResizeObserver(() => arrange(at('pictures'))).observe(at('results'));
 history.scrollRestoration = 'manual';
 addEventListener('scrollend', () => history.replaceState({ ...history.state, scroll: scrollY }, ''));
 addEventListener('popstate', (event) => show({ scroll: event.state?.scroll ?? 0 }));
-try {
-  ({ collections } = await api('v1/collections'));
-  await show({ scroll: history.state?.scroll ?? 0 });
-} catch (error) {
-  if (!(error instanceof Failure)) throw error;
-  paintNotice(here(), error.message, error.detail);
-}
+await show({ scroll: history.state?.scroll ?? 0 });

@@ -1,5 +1,6 @@
 // A list of pictures: how it is laid out, and what stands below each.
 
+import { Failure } from './api.js';
 import { label, make, oneIn } from './words.js';
 
 const ratios = new Map(); // address of a thumbnail -> width by height, once it is known
@@ -104,11 +105,18 @@ export const CERTAIN = {
 
 const WHOLE = 0.995;
 
-export function copyCaption(match) {
-  const [tier, detail] = CERTAIN[match.tier] ?? (match.evidence.verified ? verified(match) : [
+function why(match) {
+  if (match.tier in CERTAIN) return CERTAIN[match.tier];
+  if (match.evidence.verdict) return ['A copy', 'as people said'];
+  if (match.evidence.verified) return verified(match);
+  return [
     ['Likely a copy', TURNS[match.evidence.orientation]].filter(Boolean).join(', '),
     `at most ${oneIn(match.false_match_rate)} by chance`,
-  ]);
+  ];
+}
+
+export function copyCaption(match) {
+  const [tier, detail] = why(match);
   return make(
     'span',
     { className: 'caption words' },
@@ -129,10 +137,17 @@ function verified({ evidence }) {
     more && 'with more around it',
     part && `of ${Math.round(100 * evidence.query_overlap)} % of it`,
   ].filter(Boolean);
-  const why = evidence.inliers
+  const reason = evidence.inliers
     ? `${evidence.inliers} details lie where they should`
     : `${Math.round(100 * evidence.agreement)} % of it is alike`;
-  return [['A copy', ...changes].join(', '), why];
+  return [['A copy', ...changes].join(', '), reason];
+}
+
+/** A line beside a button that says why it failed; none where nothing did. */
+export function failed(button, error) {
+  const beside = button.nextElementSibling;
+  if (beside?.classList.contains('failed')) beside.remove();
+  if (error) button.after(make('p', { className: 'failed' }, `${error.message} ${error.detail}`));
 }
 
 /** The button that says otherwise, and takes it back; `decide` tells the service. */
@@ -147,12 +162,15 @@ export function doubt(match, decide, announce) {
   let different = false;
   button.onclick = async () => {
     button.disabled = true;
+    failed(button, null);
     try {
-      await decide(different ? null : 'different');
+      await decide(different ? match.evidence.verdict ?? null : 'different');
       different = !different;
       show(different);
     } catch (error) {
-      announce(`${error.message} ${error.detail ?? ''}`);
+      if (!(error instanceof Failure)) throw error;
+      failed(button, error);
+      announce(`${error.message} ${error.detail}`);
     } finally {
       button.disabled = false;
     }
