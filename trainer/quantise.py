@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -57,15 +58,16 @@ class Comparison:
 def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
     """Write ``target``: convolutions in int8, calibrated on ``pixels``, uint8 (N, S, S, 3).
 
-    Weights are signed, one scale a channel; activations unsigned, one scale a tensor. The head,
-    the normalisation and the background stay in float: they cost little, and errors there are not
-    averaged away any more. The weights as they were stay in the file, too, so that training can go
+    Weights are signed, one scale a channel; activations unsigned, one scale a tensor. The first
+    convolutions, the head, the normalisation and the background stay in float: they cost little,
+    and errors there are not averaged away. The weights as they were stay in the file, too, so that training can go
     on from it.
     """
     # It advises to preprocess the model, which is what happens here.
     logging.getLogger().addFilter(_not_advice)
     try:
         quant_pre_process(source, target, skip_symbolic_shape=True)
+        narrow, depthwise = _sensitive(onnx.load(target).graph)
         quantize_static(
             target,
             target,
@@ -77,7 +79,8 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
             # Seven bits of a weight: with eight, sums of two products overflow their 16 bits on x86
             # without VNNI, and vectors would depend on the processor that made them.
             reduce_range=True,
-            extra_options={"TensorQuantOverrides": _depthwise(target)},
+            extra_options={"TensorQuantOverrides": depthwise},
+            nodes_to_exclude=narrow,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
@@ -93,15 +96,24 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
     onnx.save(model, target)
 
 
-def _depthwise(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Eight bits for weights of depthwise convolutions, whose products are summed in 32 bits."""
-    whole = {"axis": 0, "quant_type": QuantType.QInt8, "symmetric": True, "reduce_range": False}
-    return {
-        node.input[1]: [whole]
-        for node in onnx.load(path).graph.node
-        if node.op_type == "Conv"
-        and any(each.name == "group" and each.i > 1 for each in node.attribute)
-    }
+def _sensitive(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """Convolutions to leave in float, by name, and those whose weights get eight bits, by weights.
+
+    Those that see pixels, and a first block of few channels, have too few weights for their errors
+    to average out, and are no faster in int8. Products of depthwise ones are summed in 32 bits.
+    """
+    shapes = {each.name: each.dims for each in graph.initializer}
+    eight_bits = {"axis": 0, "quant_type": QuantType.QInt8, "symmetric": True}
+    narrow, depthwise = [], {}
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        shape = shapes[node.input[1]]
+        if shape[1] == 3 or (shape[0] <= 32 and math.prod(shape) < 1000):
+            narrow.append(node.name)
+        elif shape[1] == 1:
+            depthwise[node.input[1]] = [{**eight_bits, "reduce_range": False}]
+    return narrow, depthwise
 
 
 def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparison:
