@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -60,14 +60,14 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
 
     Weights are signed, one scale a channel; activations unsigned, one scale a tensor. The first
     convolutions, the head, the normalisation and the background stay in float: they cost little,
-    and errors there are not averaged away. The weights as they were stay in the file, too, so that training can go
-    on from it.
+    and errors there are not averaged away. The weights as they were stay in the file, too, so that
+    training can go on from it.
     """
     # It advises to preprocess the model, which is what happens here.
     logging.getLogger().addFilter(_not_advice)
     try:
         quant_pre_process(source, target, skip_symbolic_shape=True)
-        narrow, depthwise = _sensitive(onnx.load(target).graph)
+        floating, ranges = _choices(onnx.load(target).graph)
         quantize_static(
             target,
             target,
@@ -76,11 +76,8 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
             # Were Clip, a ReLU6, left out, the scale before it would span what it cuts off.
             op_types_to_quantize=["Conv", "Add", "Relu", "Clip", "Pad", "MaxPool"],
             per_channel=True,
-            # Seven bits of a weight: with eight, sums of two products overflow their 16 bits on x86
-            # without VNNI, and vectors would depend on the processor that made them.
-            reduce_range=True,
-            extra_options={"TensorQuantOverrides": depthwise},
-            nodes_to_exclude=narrow,
+            extra_options={"TensorQuantOverrides": ranges},
+            nodes_to_exclude=floating,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
@@ -96,24 +93,43 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
     onnx.save(model, target)
 
 
-def _sensitive(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
-    """Convolutions to leave in float, by name, and those whose weights get eight bits, by weights.
+def _choices(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """Convolutions to leave in float, by name, and the ranges of the others' weights, by weights.
 
     Those that see pixels, and a first block of few channels, have too few weights for their errors
-    to average out, and are no faster in int8. Products of depthwise ones are summed in 32 bits.
+    to average out, and are no faster in int8.
+
+    x86 without VNNI multiplies activations, up to 255, by the weights of two neighbouring channels
+    and sums both products in 16 bits. So the weights of a pair may sum up to 128, and the range of
+    an output's is that of its largest pair; else vectors would depend on the processor.
     """
-    shapes = {each.name: each.dims for each in graph.initializer}
-    eight_bits = {"axis": 0, "quant_type": QuantType.QInt8, "symmetric": True}
-    narrow, depthwise = [], {}
+    weights = {each.name: each for each in graph.initializer}
+    floating, ranges = [], {}
     for node in graph.node:
         if node.op_type != "Conv":
             continue
-        shape = shapes[node.input[1]]
-        if shape[1] == 3 or (shape[0] <= 32 and math.prod(shape) < 1000):
-            narrow.append(node.name)
-        elif shape[1] == 1:
-            depthwise[node.input[1]] = [{**eight_bits, "reduce_range": False}]
-    return narrow, depthwise
+        weight_OCHW = numpy_helper.to_array(weights[node.input[1]])
+        outputs, channels = weight_OCHW.shape[:2]
+        if channels == 3 or (outputs <= 32 and weight_OCHW.size < 1000):
+            floating.append(node.name)
+            continue
+        largest = np.abs(weight_OCHW).max(axis=(1, 2, 3))
+        if channels % 2 == 0:
+            pairs = np.abs(weight_OCHW[:, ::2] + weight_OCHW[:, 1::2]).max(axis=(1, 2, 3))
+            largest = np.maximum(largest, pairs)
+        elif channels > 1:
+            largest *= 2
+        ranges[node.input[1]] = [
+            {
+                "axis": 0,
+                "quant_type": QuantType.QInt8,
+                "symmetric": True,
+                "rmin": -each,
+                "rmax": each,
+            }
+            for each in largest
+        ]
+    return floating, ranges
 
 
 def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparison:
