@@ -87,6 +87,33 @@ def test_a_log_that_was_cut_off_is_compared_as_far_as_it_goes(run: Path, tmp_pat
     assert reproduce(ReproduceSettings(str(run), str(tmp_path / "again"))).steps == 3
 
 
+def test_a_run_that_was_stopped_is_repeated_as_far_as_it_came(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = PretrainSettings.recorded(checkpoint.read_settings(run))
+    stopped, again = replace(settings, out=str(tmp_path / "stopped")), tmp_path / "again"
+    pretrain(replace(stopped, max_minutes=1e-6))
+    assert cli.main(["reproduce", stopped.out, "--out", str(again)]) == 0
+    assert "1 steps, losses differ by at most 0, weights equal to" in capsys.readouterr().out
+    assert checkpoint.load_checkpoint(again)["step"] == 1
+    pretrain(stopped)
+    assert reproduce(ReproduceSettings(stopped.out, str(again))).same_weights
+
+
+def test_weights_after_fewer_steps_are_not_called_other_ones(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the second run was stopped."""
+
+    def stopped(settings: PretrainSettings, last_step: int | None = None) -> None:
+        pretrain(replace(settings, max_minutes=1e-6), last_step)
+
+    monkeypatch.setattr("trainer.reproduce.pretrain", stopped)
+    comparison = reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
+    assert comparison.same_weights is None
+    assert "weights not compared: one has more steps" in comparison.sentence()
+
+
 def test_another_run_in_the_folder_stays(run: Path, tmp_path: Path) -> None:
     """With the same settings, of other images."""
     shutil.copytree(tmp_path / "pictures", tmp_path / "fewer")

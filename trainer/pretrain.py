@@ -44,12 +44,15 @@ START_IMAGES = 4096
 """Images that a new descriptor on an earlier backbone is started from."""
 
 
-def pretrain(settings: PretrainSettings) -> Images:
+def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images:
     """Train until the epochs, the minutes or the user's patience are over.
 
     The same call goes on where an interrupted one stopped. On a CPU the result is then the same,
     to the bit, as without the interruption: every random number comes from the seed, the step and
     the process's rank alone. Under torchrun the batch is shared out among the processes.
+
+    Args:
+        last_step: where to stop before the epochs are over, as a run did that is repeated.
 
     Returns:
         The images that were learnt from; their ``skipped`` says which were left out.
@@ -63,7 +66,7 @@ def pretrain(settings: PretrainSettings) -> Images:
     device = torch.device(resolve_device(settings.device))
     with distributed.process_group(device):
         try:
-            return _pretrain(settings, device)
+            return _pretrain(settings, device, last_step)
         except (MemoryError, RuntimeError) as error:
             # torch has a class of its own for GPUs only; on a CPU the sentence tells.
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search(
@@ -77,16 +80,16 @@ def pretrain(settings: PretrainSettings) -> Images:
             raise
 
 
-def _pretrain(settings: PretrainSettings, device: torch.device) -> Images:
+def _pretrain(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Images:
     run, world = Path(settings.out), distributed.world_size()
     if settings.batch_size % world:
         raise RunError(f"batch_size is {settings.batch_size}, expected a multiple of {world}")
     with checkpoint.held(run) if distributed.is_main() else nullcontext():
         distributed.wait()  # for the folder: where it is refused, no process may write there
-        return _train(settings, device)
+        return _train(settings, device, last_step)
 
 
-def _train(settings: PretrainSettings, device: torch.device) -> Images:
+def _train(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Images:
     run, main, world = Path(settings.out), distributed.is_main(), distributed.world_size()
     earlier = earlier_record(run, settings)
     images, evaluation = _load(settings, run, earlier)
@@ -129,6 +132,7 @@ def _train(settings: PretrainSettings, device: torch.device) -> Images:
 
     schedule = Schedule(settings, len(subject) // settings.batch_size)
     steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
+    end = total_steps if last_step is None else last_step
     bf16 = in_bf16(settings.precision, network, device)
     rows = subject.rows(settings, step, total_steps)
     own_rows = subject.rows(settings, step, total_steps)  # not of steps ahead
@@ -141,7 +145,7 @@ def _train(settings: PretrainSettings, device: torch.device) -> Images:
             checkpoint.trim_log(run, step)
             board = stack.enter_context(SummaryWriter(run / "tensorboard", purge_step=step))
         bar = stack.enter_context(
-            tqdm(total=total_steps, initial=step, unit="step", desc="pretraining", disable=not main)
+            tqdm(total=end, initial=step, unit="step", desc="pretraining", disable=not main)
         )
         interrupt = stack.enter_context(_Interrupt())
         batches = stack.enter_context(Batches(images.pixels, device)).of(rows)
@@ -162,7 +166,7 @@ def _train(settings: PretrainSettings, device: torch.device) -> Images:
         if step == 0:
             evaluate()
         network.train()
-        while step < total_steps:
+        while step < end:
             with profile.part("data"):
                 batch_N3HW = next(batches)
             with profile.part("views"):
@@ -185,12 +189,12 @@ def _train(settings: PretrainSettings, device: torch.device) -> Images:
             if step % schedule.eval_steps == 0 or step == total_steps:
                 journal.read()
                 evaluate()
-            if not (checked or step == total_steps):
+            if not (checked or step == end):
                 continue
             minutes_over = seconds > 60 * (settings.max_minutes or math.inf)
             stop = distributed.any_process(interrupt.asked or minutes_over)
             due = time.monotonic() - saved > 60 * settings.checkpoint_every_minutes
-            if main and (stop or step == total_steps or due):
+            if main and (stop or step == end or due):
                 journal.read()
                 state = {
                     "network": network.state_dict(),
@@ -201,7 +205,7 @@ def _train(settings: PretrainSettings, device: torch.device) -> Images:
                 }
                 checkpoint.save_checkpoint(run, state)
                 saved = time.monotonic()
-            if stop and step < total_steps:
+            if stop and step < end:
                 why = "interrupted" if interrupt.asked else f"{settings.max_minutes} minutes over"
                 tqdm.write(f"{why} at step {step} of {total_steps}; the same command goes on")
                 break

@@ -39,24 +39,30 @@ class Reproduction:
     """How the second run compares with the first.
 
     ``loss_difference`` is the largest over the ``steps`` that both have; ``same_weights`` tells
-    whether every tensor of both networks is equal to the bit, after as many steps.
+    whether every tensor of both networks is equal to the bit, and nothing where one has more steps.
     """
 
     run: str
     out: str
     steps: int
     loss_difference: float
-    same_weights: bool
+    same_weights: bool | None
     differences: tuple[str, ...]
 
     def sentence(self) -> str:
         """The comparison in words."""
-        weights = "weights equal to the bit" if self.same_weights else "weights differ"
+        weights = {
+            True: "weights equal to the bit",
+            False: "weights differ",
+            None: "weights not compared: one has more steps than the other",
+        }[self.same_weights]
         return f"{self.steps} steps, losses differ by at most {self.loss_difference:g}, {weights}"
 
 
 def reproduce(settings: ReproduceSettings) -> Reproduction:
     """Train again with the settings of a run, from the same images, seed and starting weights.
+
+    A run that was stopped is repeated as far as it came.
 
     Other versions of the code or of a package and another processor are told, since they may change
     the numbers.
@@ -68,7 +74,7 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     run, out = Path(settings.run), Path(settings.out)
     recorded = checkpoint.read_settings(run)
     _losses(run)  # what is to be compared is read again after training, and refused now
-    checkpoint.load_checkpoint(run)
+    last_step = checkpoint.load_checkpoint(run)["step"]
     chosen = {
         name: getattr(settings, name)
         for name in ("out", "data", "eval_data", "device")
@@ -95,7 +101,7 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     differences = _differences(recorded)
     for difference in differences:
         print(f"differs from {run}: {difference}", file=sys.stderr)
-    pretrain(again)
+    pretrain(again, last_step)
     return _compare(run, out, differences)
 
 
@@ -119,9 +125,9 @@ def _compare(run: Path, out: Path, differences: tuple[str, ...]) -> Reproduction
     if not common:
         raise RunError(f"{run} and {out} have no step in common")
     a, b = checkpoint.load_checkpoint(run), checkpoint.load_checkpoint(out)
-    same = a["step"] == b["step"] and all(
-        torch.equal(value, b["network"][name]) for name, value in a["network"].items()
-    )
+    same = None
+    if a["step"] == b["step"]:
+        same = all(torch.equal(value, b["network"][name]) for name, value in a["network"].items())
     largest = max(abs(first[step] - second[step]) for step in common)
     return Reproduction(str(run), str(out), len(common), largest, same, differences)
 
