@@ -132,6 +132,7 @@ def test_a_class_that_is_left_with_none_or_has_too_few_is_refused(labels: str) -
         ({"labels": "10%", "method": "byol"}, "labels is '10%', expected none: byol takes no"),
         ({"teacher": "a run"}, "teacher is 'a run', expected none: classify takes none"),
         ({"method": "distill"}, "teacher is missing, expected a run that distill learns from"),
+        ({"pairs": "pairs.csv"}, r"pairs is 'pairs.csv', expected none: classify tells .* names"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(
@@ -139,6 +140,29 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(RunError, match=message):
         small(tmp_path, tmp_path / "run", **changes)
+
+
+@pytest.mark.parametrize(
+    ("command", "default", "other", "flags"),
+    [
+        ("pretrain", "simclr", "distill", {"--pairs", "--labels"}),
+        ("finetune", "classify", "simclr", {"--labels"}),
+        ("distill", "distill", "simclr", {"--teacher"}),
+    ],
+)
+def test_a_command_takes_and_shows_what_is_its_own(
+    command: str, default: str, other: str, flags: set[str], start: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"one of those listed below [{default}]" in text
+    assert f" {other}:" not in text
+    assert {each for each in ("--labels", "--pairs", "--teacher") if f" {each} " in text} == flags
+    more = ["--method", other, "--from", str(start), *SMALL]
+    assert run(command, tmp_path, tmp_path / "run", *more) == 2
+    assert f"method is '{other}', expected {default}" in capsys.readouterr().err
 
 
 def test_what_cannot_be_learnt_is_refused_before_training(
@@ -152,7 +176,7 @@ def test_what_cannot_be_learnt_is_refused_before_training(
         shutil.copytree(pictures / "beach", others / name)
     with pytest.raises(DataError, match=r"1 classes that are not learnt; the first are zoo"):
         pretrain(small(pictures, out, eval_data=str(others)))
-    with pytest.raises(RunError, match=r"a run of simclr2 without a classifier, expected one of"):
+    with pytest.raises(RunError, match=r"a run of simclr2 without a classifier of named classes"):
         pretrain(small(pictures, out, method="distill", teacher=str(start)))
     assert not (out / checkpoint.CHECKPOINT).exists()
     assert run("finetune", pictures, out, *SMALL) == 2
@@ -186,6 +210,18 @@ def test_another_teacher_in_the_same_folder_is_refused(pictures: Path, tmp_path:
     pretrain(replace(teacher, seed=1))
     with pytest.raises(RunError, match=r"the teacher .*teacher has changed"):
         pretrain(student)
+
+
+def test_a_classifier_whose_classes_have_no_names_teaches_nothing(
+    pictures: Path, tmp_path: Path
+) -> None:
+    """As an earlier version made one, of pairs."""
+    teacher = small(pictures, tmp_path / "teacher", max_minutes=1e-6)
+    pretrain(teacher)
+    state = checkpoint.load_checkpoint(tmp_path / "teacher")
+    checkpoint.save_checkpoint(tmp_path / "teacher", state | {"classes": None})
+    with pytest.raises(RunError, match=r"a run of classify without a classifier of named classes"):
+        pretrain(small(pictures, tmp_path / "run", method="distill", teacher=teacher.out))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

@@ -37,7 +37,19 @@ COMMANDS = {
 }
 
 
-_METHOD_OF = {"finetune": "classify", "distill": "distill"}
+_METHODS_OF = {
+    "pretrain": [name for name, method in METHODS.items() if not method.taught],
+    "finetune": ["classify"],
+    "distill": ["distill"],
+}
+"""The methods that each command trains with, its default first; classify also from scratch."""
+
+_NOT_OF = {
+    "pretrain": ["teacher"],
+    "finetune": ["teacher", "pairs", "small_size"],
+    "distill": ["labels", "pairs", "small_size"],
+}
+"""Settings that are of no use to any of them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     skipped: tuple[object, ...]
     try:
-        if command in ("pretrain", *_METHOD_OF):
+        if command in _METHODS_OF:
             settings = _settings(command, options)
             images = pretrain(settings)
             skipped = images.skipped
@@ -87,10 +99,12 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
     """Those of the flags, and what comes along from where training starts."""
     start, beside = options.get("from_"), options.get("companion_from")
     options["option"] = dict(options.get("option", ()))
-    if command in _METHOD_OF:
-        options.setdefault("method", _METHOD_OF[command])
-        if command == "finetune" and not start:
-            raise RunError("from is missing, expected an earlier run or an encoder file")
+    methods = _METHODS_OF[command]
+    method = options.setdefault("method", methods[0])
+    if method not in methods:
+        raise RunError(f"method is {method!r}, expected {', '.join(methods)} for {command}")
+    if command == "finetune" and not start:
+        raise RunError("from is missing, expected an earlier run or an encoder file")
     gone = any(each and not Path(each).exists() for each in (start, beside))
     if gone and (before := inherited_before(Path(options.get("out", "")))):
         return PretrainSettings(**before | options)
@@ -98,7 +112,7 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
     brought = brings(Path(start)) if start else {}
     if "optimizer" in options:
         brought.pop("learning_rate", None)  # of another optimizer
-    if command in _METHOD_OF:
+    if command != "pretrain":
         brought.pop("jitter_strength", None)  # their paper's is none, which is milder
     if options.get("copies") is False:
         for name in ("descriptor_stages", "companion"):  # they are the descriptor's
@@ -113,21 +127,23 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (settings, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
-        hints = get_type_hints(settings)
+        hints, methods = get_type_hints(settings), _METHODS_OF.get(name, [])
         for each in fields(settings):
-            _add_flag(command, each, hints[each.name])
+            if each.name not in _NOT_OF.get(name, ()):
+                default = methods[0] if each.name == "method" else each.default
+                _add_flag(command, each, hints[each.name], default)
         command.add_argument("--json", action="store_true", help="print one JSON object last")
-        if settings is PretrainSettings:
+        if methods:
             command.formatter_class = argparse.RawDescriptionHelpFormatter
-            command.epilog = _methods()
+            command.epilog = _options(methods)
     return parser
 
 
-def _methods() -> str:
+def _options(methods: list[str]) -> str:
     """What ``--option`` may set: the options of each method, with its paper's values."""
     lines = ["options of each --method, and what its paper sets:"]
-    for name, method in METHODS.items():
-        values = (f"{each.name}={each.default:g}" for each in options_of(method).values())
+    for name in methods:
+        values = (f"{each.name}={each.default:g}" for each in options_of(METHODS[name]).values())
         lines += textwrap.wrap(
             f"{name}: {' '.join(values)}",
             96,
@@ -146,7 +162,7 @@ def _number_of(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=NUMBER") from None
 
 
-def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> None:
+def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any, default: Any) -> None:
     """One flag for one field: its type, and its help with the default where that does not say it.
 
     A flag that was not given is not among the options, so that the settings' own defaults hold.
@@ -161,8 +177,8 @@ def _add_flag(command: argparse.ArgumentParser, each: Field[Any], hint: Any) -> 
     if hint is bool:
         command.add_argument(flag, action=argparse.BooleanOptionalAction, help=text, **common)
         return
-    if each.default not in (None, "", MISSING):
-        text += f" [{each.default}]"
+    if default not in (None, "", MISSING):
+        text += f" [{default}]"
     if get_origin(hint) is dict:
         command.add_argument(
             flag, type=_number_of, action="append", metavar="NAME=VALUE", help=text, **common

@@ -138,19 +138,19 @@ class Teacher(nn.Module):
         """Load it.
 
         Raises:
-            RunError: the run has no classifier.
+            RunError: the run has no classifier, or one of classes that pairs made.
         """
         super().__init__()
         trained = load_trained(run)
         objective = trained.network.objective
-        if not isinstance(objective, Classifier):
+        if not (isinstance(objective, Classifier) and trained.classes):
             raise RunError(
-                f"teacher is {run}, a run of {trained.settings.method} without a classifier, "
-                "expected one of kindred-train finetune"
+                f"teacher is {run}, a run of {trained.settings.method} without a classifier of "
+                "named classes, expected one of kindred-train finetune"
             )
         self.network, self.objective = trained.network.to(device).requires_grad_(False), objective
         self.size = trained.settings.image_size
-        self.names = list(trained.classes or ())
+        self.names = list(trained.classes)
         self.count = len(self.names)
 
     def forward(self, x_M3SS: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing import Any, Self
 from index.errors import RunError
 from index.image import Fit
 from trainer.companion import CompanionSpec
-from trainer.objectives import METHODS, find_method
+from trainer.objectives import find_method
+from trainer.objectives.classify import Classifier
 from trainer.objectives.objective import Recipe, half_cosine
 from trainer.objectives.options import Number, complete, options_of
 from trainer.objectives.sscd import ENTROPY_WEIGHT
@@ -44,7 +45,7 @@ class PretrainSettings:
     eval_data: str | None = setting(
         None, "labelled images for kNN accuracy while it trains", changes_numbers=False
     )
-    method: str = setting("simclr", f"training objective: {', '.join(METHODS)}")
+    method: str = setting("simclr", "training objective, one of those listed below")
     copies: bool = setting(
         False, "train the descriptor to tell copies, with strong edits as second views"
     )
@@ -245,6 +246,11 @@ class PretrainSettings:
                     f"{name} is {getattr(self, name)!r}, expected none: {self.method} takes no "
                     "classes"
                 )
+        if self.pairs and issubclass(method, Classifier):
+            raise RunError(
+                f"pairs is {self.pairs!r}, expected none: {self.method} tells classes apart that "
+                "have names"
+            )
         if self.teacher and not method.taught:
             raise RunError(f"teacher is {self.teacher!r}, expected none: {self.method} takes none")
         if method.taught and not self.teacher:
