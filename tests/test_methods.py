@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def test_interrupted_run_ends_with_the_same_bits(
     method: str, copies: bool, pictures: Path, tmp_path: Path
 ) -> None:
     """Stopped after the first step: weights, queues, momentum encoders, the optimizer's state."""
-    whole = small_run(method, pictures, tmp_path / "whole", copies=copies, descriptor_width=8)
+    changes = {"copies": True, "descriptor_width": 8} if copies else {}
+    whole = small_run(method, pictures, tmp_path / "whole", **changes)
     parts = replace(whole, out=str(tmp_path / "parts"))
     pretrain(whole)
     pretrain(replace(parts, max_minutes=1e-6))
@@ -199,6 +200,34 @@ def test_setting_of_another_method_is_refused_by_name() -> None:
         PretrainSettings(data="here", out="there", option={"prediction_width": 9})
     with pytest.raises(RunError, match=r"momentum is 1\.5, expected a number 0 to 1"):
         PretrainSettings(data="here", out="there", method="byol", option={"momentum": 1.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entropy_weight": 30.0}, r"entropy_weight is 30\.0, expected 5\.0 without --copies"),
+        ({"descriptor_width": 17}, "descriptor_width is 17, expected 256 without --copies"),
+        ({"descriptor_stages": 2}, "descriptor_stages is 2, expected 0 without --copies"),
+        ({"mixed_share": 0.5}, r"mixed_share is 0\.5, expected 0\.25 without --copies"),
+        ({"contrast_weight": 0.0}, r"contrast_weight is 0\.0, expected 1\.0 without --copies"),
+        ({"companion_from": "run"}, "companion_from is 'run', expected none without --copies"),
+        ({"small_size": 12}, "small_size is 12, expected none without a method that has smaller"),
+    ],
+)
+def test_what_would_be_of_no_use_is_refused(changes: dict[str, Any], message: str) -> None:
+    """But for what a run of an earlier version recorded."""
+    with pytest.raises(RunError, match=message):
+        PretrainSettings(data="here", out="there", **changes)
+    plain = PretrainSettings(data="here", out="there")
+    assert PretrainSettings.recorded(asdict(plain) | changes) == plain
+
+
+def test_smaller_views_have_a_size_where_there_are_some() -> None:
+    settings = PretrainSettings(data="here", out="there", method="dino", small_size=12)
+    assert settings.smaller_views().size == 12
+    assert replace(settings, method="pirl", option={}).smaller_views().size == 12
+    with pytest.raises(RunError, match="small_size is 12, expected none"):
+        replace(settings, option={"small_views": 0})
 
 
 def test_unknown_method_is_refused_with_the_known_ones() -> None:

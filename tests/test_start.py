@@ -53,7 +53,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> PretrainSettings:
     return settings
 
 
-def test_without_copies_the_stages_of_the_descriptor_are_not_brought_along(
+def test_without_copies_stages_and_width_of_the_descriptor_are_not_brought_along(
     settings: PretrainSettings,
 ) -> None:
     out = Path(settings.out).parent / "likeness only"
@@ -63,6 +63,7 @@ def test_without_copies_the_stages_of_the_descriptor_are_not_brought_along(
     ]) == 0  # fmt: skip
     recorded = checkpoint.read_settings(out)
     assert (recorded["copies"], recorded["descriptor_stages"]) == (False, 0)
+    assert recorded["descriptor_width"] == 256
 
 
 @pytest.mark.parametrize("kind", ["run", "encoder.onnx"])
@@ -208,8 +209,9 @@ def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_a_map_
     settings: PretrainSettings, tmp_path: Path
 ) -> None:
     plain = replace(
-        settings, out=str(tmp_path / "plain"), copies=False, descriptor_stages=0, epochs=1
-    )
+        settings, out=str(tmp_path / "plain"), copies=False, descriptor_stages=0,
+        descriptor_width=256, epochs=1,
+    )  # fmt: skip
     pretrain(plain)
     whole = replace(
         settings, out=str(tmp_path / "on"), from_=plain.out, frozen_stages=5, epochs=3,
@@ -461,7 +463,7 @@ def test_what_is_no_companion_is_refused(
     with pytest.raises(RunError, match=r"'resnet18 at x', expected NAME \[xWIDTH\] at SIZE"):
         replace(settings, companion="resnet18 at x")
     with pytest.raises(RunError, match="expected none without --copies"):
-        replace(settings, companion="resnet18 at 32", copies=False, descriptor_stages=0)
+        PretrainSettings(data="here", out="there", companion="resnet18 at 32")
     with pytest.raises(RunError, match="trained by --copies on the whole network"):
         companion_of(Path(settings.out))  # its descriptor is of some stages alone
     wider = replace(

@@ -61,7 +61,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
                 data=str(root / "pictures"), eval_data=str(root / "pictures"),
                 out=str(root / name), image_size=16, width=0.125, option={"projection_width": 16},
                 batch_size=12, epochs=2, device="cpu", copies=name != "plain",
-                descriptor_width=24,
+                descriptor_width=256 if name == "plain" else 24,
             )
         )  # fmt: skip
     return [root / "plain", root / "with copies"]

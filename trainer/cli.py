@@ -114,8 +114,12 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
         brought.pop("learning_rate", None)  # of another optimizer
     if command != "pretrain":
         brought.pop("jitter_strength", None)  # their paper's is none, which is milder
-    if options.get("copies") is False:
-        for name in ("descriptor_stages", "companion"):  # they are the descriptor's
+    if not options.get("copies", brought.get("copies")):
+        for name in (
+            "descriptor_width",
+            "descriptor_stages",
+            "companion",
+        ):  # they are the descriptor's
             brought.pop(name, None)
     if beside:
         brought["companion"] = companion_of(Path(beside))

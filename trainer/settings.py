@@ -30,6 +30,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+_OF_COPIES = (
+    "descriptor_width", "descriptor_stages", "entropy_weight", "companion", "companion_from",
+    "contrast_weight", "mixed_share",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class PretrainSettings:
     """What a run is started with; checked when made.
@@ -172,11 +178,8 @@ class PretrainSettings:
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
             )
-        if self.descriptor_stages < 0 or (self.descriptor_stages and not self.copies):
-            raise RunError(
-                f"descriptor_stages is {self.descriptor_stages}, expected 0, or more together with "
-                "--copies"
-            )
+        if self.descriptor_stages < 0:
+            raise RunError(f"descriptor_stages is {self.descriptor_stages}, expected 0 or more")
         self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
@@ -191,21 +194,18 @@ class PretrainSettings:
                 raise RunError(f"{name} is {value}, expected 0 or more")
         if self.companion:
             CompanionSpec.parse(self.companion)
-        for name in ("companion", "companion_from"):
-            if (value := getattr(self, name)) and not self.copies:
-                raise RunError(f"{name} is {value!r}, expected none without --copies")
         if self.companion_alone and not self.from_:
             raise RunError("companion_alone is set, expected it together with --from")
-        if self.contrast_weight != 1 and not self.copies:
-            raise RunError(
-                f"contrast_weight is {self.contrast_weight}, expected 1, "
-                "or another together with --copies"
-            )
         if not self.contrast_weight and self.descriptor_stages and not self.frozen_stages:
             raise RunError(
                 f"contrast_weight is 0 with descriptor_stages {self.descriptor_stages}, expected "
                 "frozen_stages too: nothing would train the stages that follow"
             )
+        defaults = {each.name: each.default for each in fields(self)}
+        for name, needed in _unused(vars(self)).items():
+            if (value := getattr(self, name)) != defaults[name]:
+                expected = "none" if defaults[name] in (None, "") else defaults[name]
+                raise RunError(f"{name} is {value!r}, expected {expected} without {needed}")
         choices = {"optimizer": ("lars", "sgd", "adamw"), "precision": ("auto", "fp32", "bf16")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -230,7 +230,8 @@ class PretrainSettings:
             raise RunError(
                 f"the run was made with branch_stages {stages}, which this version does not have"
             )
-        names = (each.name for each in fields(cls))
+        # What was of no use a run of an earlier version may have with any value.
+        names = {each.name for each in fields(cls)} - _unused(record).keys()
         return cls(**{name: record[name] for name in names if name in record} | changed)
 
     def _check_labels(self) -> None:
@@ -349,3 +350,12 @@ class PretrainSettings:
             for each in fields(self)
             if each.metadata["changes_numbers"] and other.get(each.name) != mine[each.name]
         ]
+
+
+def _unused(settings: Mapping[str, Any]) -> dict[str, str]:
+    """The settings that are of no use beside the others, by name, and what they would need."""
+    unused = {} if settings.get("copies") else dict.fromkeys(_OF_COPIES, "--copies")
+    jigsaw = find_method(settings["method"]).recipe.jigsaw
+    if not (jigsaw or settings.get("option", {}).get("small_views")):
+        unused["small_size"] = "a method that has smaller views"
+    return unused
