@@ -93,10 +93,12 @@ def test_fine_tuned_and_distilled_runs_learn_the_classes_and_serve_as_any_other(
 
 
 def test_fine_tuning_starts_from_the_first_layer_of_the_head(
-    pictures: Path, start: Path, tmp_path: Path
+    pictures: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = small(pictures, tmp_path / "run", from_=str(start), learning_rate=1e-12)
     pretrain(settings)
+    said = f"a part of objective from {start}; the rest of objective from scratch"
+    assert said in capsys.readouterr().out
     before, after = (
         checkpoint.load_checkpoint(each)["network"] for each in (start, tmp_path / "run")
     )

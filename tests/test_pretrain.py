@@ -418,6 +418,24 @@ def test_settings_out_of_range_are_refused_when_made(name: str, value: object) -
         PretrainSettings(data="here", out="there", **{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "--out", "run"], "data is missing, expected --data with images to learn"),
+        (["pretrain", "--data", "here"], "out is missing, expected --out with a folder for the"),
+        (["reproduce", "run"], "out is missing, expected --out with a folder for the new run"),
+        (["evaluate", "--data", "here"], "encoder is missing, expected --encoder with an encoder"),
+        (["export", "run"], "out is missing, expected --out with the encoder file to write"),
+        (["report", "run"], "out is missing, expected --out with the page to write, .html"),
+    ],
+)
+def test_an_option_that_is_missing_is_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == cli.REFUSED
+    assert message in capsys.readouterr().err
+
+
 def test_stages_that_nothing_would_train_are_refused() -> None:
     chosen = {"copies": True, "contrast_weight": 0.0, "descriptor_stages": 2}
     with pytest.raises(RunError, match="nothing would train the stages that follow"):

@@ -160,8 +160,13 @@ def test_what_is_nothing_to_start_from_is_refused(
     with pytest.raises(RunError, match="neither a folder of a run nor a file"):
         inherited(tmp_path / "nowhere")
     (tmp_path / "weights.pt").write_bytes(b"PK\3\4 nothing")
-    with pytest.raises(RunError, match="cannot be read as a file of weights"):
+    with pytest.raises(RunError, match=r"weights.pt cannot be read: .*not a ZIP archive$"):
         load_start(create_network(settings), tmp_path / "weights.pt")
+    (tmp_path / "README.md").write_text("# No weights\n")
+    with pytest.raises(
+        RunError, match=r"README.md cannot be read: expected a file of .* writes it$"
+    ):
+        load_start(create_network(settings), tmp_path / "README.md")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(RunError, match="holds a list, expected tensors by name"):
         load_start(create_network(settings), tmp_path / "list.pt")

@@ -454,7 +454,6 @@ def test_other_pictures_can_be_looked_at(
     ("arguments", "words"),
     [
         (["{run}", "{run}", "{run}", "--out", "page.html"], "expected the folder of one or two"),
-        (["{run}"], "--out FILE.html"),
         (["{run}", "{run}", "--out", "page.html"], "is given twice"),
         (["{run}", "--out", "{run}/settings.json/page.html"], "could not be written"),
         (["{run}", "--out", "page.pdf"], "ends in .html"),

@@ -65,11 +65,25 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     path = run / CHECKPOINT
     if not path.exists():
         raise RunError(f"{run} has no {CHECKPOINT}; expected the folder of a pretraining run")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip or pickle raises nearly any type
-        raise RunError(f"{path} cannot be read: {error}") from error
+    state: dict[str, Any] = read_tensors(path)
     return state
+
+
+def read_tensors(path: Path) -> Any:
+    """What a file of tensors and plain values holds, on the CPU.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise RunError(f"{path} cannot be read: {str(error).partition('. ')[0]}") from error
+    except Exception as error:  # a damaged pickle raises nearly any type
+        # Not in torch's own words, which advise to run what the file holds.
+        raise RunError(
+            f"{path} cannot be read: expected a file of tensors alone, as torch.save writes it"
+        ) from error
 
 
 def write_settings(run: Path, settings: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from index.encoder import Encoder, Encoding
 from index.errors import DataError
 from trainer import metrics
 from trainer.data import load_images
-from trainer.settings import setting
+from trainer.settings import refuse_missing, setting
 from trainer.views import edited
 
 LARGEST_SPECTRUM = 20_000
@@ -35,9 +35,7 @@ class EvaluateSettings:
     device: str = setting("auto", "provider that encodes: auto, cpu or cuda")
 
     def __post_init__(self) -> None:
-        for name in ("encoder", "data"):
-            if not getattr(self, name):
-                raise DataError(f"{name} is empty, expected a path")
+        refuse_missing(self, encoder="an encoder file, .onnx", data="images to measure on")
         if self.device not in ("auto", "cpu", "cuda"):
             raise DataError(f"device is {self.device!r}, expected auto, cpu or cuda")
 

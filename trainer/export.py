@@ -38,7 +38,7 @@ from trainer.edits import EditSettings, make_edits
 from trainer.files import writing
 from trainer.network import Network
 from trainer.provenance import weights_digest
-from trainer.settings import setting
+from trainer.settings import refuse_missing, setting
 from trainer.trained import load_trained
 from trainer.validation import CPU_BATCH
 from trainer.views import ViewSettings, make_views
@@ -72,13 +72,12 @@ class ExportSettings:
     descriptor_width: int = setting(
         512, "most dimensions of the descriptor: its strongest are kept"
     )
-    int8: bool = setting(False, "also quantise, calibrated on training images")
+    int8: bool = setting(False, "write it in int8, calibrated on training images")
     max_int8_loss: float = setting(0.01, "largest fall in recall@1 that int8 may cost, 0 to 1")
     training_data: str = setting("", "what the metadata says it learnt from [count and file name]")
 
     def __post_init__(self) -> None:
-        if not self.run or not self.out:
-            raise RunError("expected the folder of a run and --out FILE.onnx")
+        refuse_missing(self, out="the encoder file to write, .onnx")
         for name, least in (("embedding_width", 1), ("descriptor_width", 1), ("image_size", 8)):
             value = getattr(self, name)
             if value is not None and value < least:

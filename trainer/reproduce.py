@@ -14,7 +14,7 @@ from trainer import checkpoint, provenance
 from trainer.data import load_images
 from trainer.labelled import read_labels
 from trainer.pretrain import earlier_record, pretrain
-from trainer.settings import PretrainSettings, setting
+from trainer.settings import PretrainSettings, refuse_missing, setting
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class ReproduceSettings:
     device: str | None = setting(None, "cpu or cuda [as it was started]")
 
     def __post_init__(self) -> None:
-        if not self.run or not self.out:
-            raise RunError("expected the folder of a run and --out FOLDER")
+        refuse_missing(self, out="a folder for the new run")
         if Path(self.run).resolve() == Path(self.out).resolve():
             raise RunError(f"out is {self.out}, the run itself; expected another folder")
 

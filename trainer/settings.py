@@ -30,10 +30,18 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-_OF_COPIES = (
-    "descriptor_width", "descriptor_stages", "entropy_weight", "companion", "companion_from",
-    "contrast_weight", "mixed_share",
-)  # fmt: skip
+def refuse_missing(settings: object, **expected: str) -> None:
+    """Refuse settings without what they cannot do without.
+
+    Args:
+        expected: what each of those is, by name.
+
+    Raises:
+        RunError: one is missing.
+    """
+    for name, what in expected.items():
+        if not getattr(settings, name):
+            raise RunError(f"{name} is missing, expected --{name} with {what}")
 
 
 @dataclass(frozen=True)
@@ -152,9 +160,7 @@ class PretrainSettings:
     )
 
     def __post_init__(self) -> None:
-        for name in ("data", "out"):
-            if not getattr(self, name):
-                raise RunError(f"{name} is empty, expected a path")
+        refuse_missing(self, data="images to learn from", out="a folder for the run")
         self._complete()
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "small_size",
@@ -350,6 +356,12 @@ class PretrainSettings:
             for each in fields(self)
             if each.metadata["changes_numbers"] and other.get(each.name) != mine[each.name]
         ]
+
+
+_OF_COPIES = (
+    "descriptor_width", "descriptor_stages", "entropy_weight", "companion", "companion_from",
+    "contrast_weight", "mixed_share",
+)  # fmt: skip
 
 
 def _unused(settings: Mapping[str, Any]) -> dict[str, str]:

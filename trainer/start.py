@@ -156,6 +156,9 @@ class Start:
             [name for name in names if name != "companion" or not companion_from]
             for names in (self.taken, self.fresh)
         )
+        parts = set(taken) & set(fresh)
+        taken = [f"a part of {name}" if name in parts else name for name in taken]
+        fresh = [f"the rest of {name}" if name in parts else name for name in fresh]
         sentence = f"weights of {', '.join(('the backbone', *taken))} from {self.path}"
         sentence += f"; companion from {companion_from}" if companion_from else ""
         return sentence + (f"; {', '.join(fresh)} from scratch" if fresh else "")
@@ -300,10 +303,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         return state
     if path.suffix == ".onnx":
         return _read_encoder(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged zip or pickle raises nearly any type
-        raise RunError(f"{path} cannot be read as a file of weights: {error}") from error
+    loaded = checkpoint.read_tensors(path)
     for wrapper in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]

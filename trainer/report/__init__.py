@@ -18,7 +18,7 @@ from trainer.report.page import page
 from trainer.report.run import Run, read_run
 from trainer.report.sample import Sample, take_sample
 from trainer.report.transformations import transformations
-from trainer.settings import setting
+from trainer.settings import refuse_missing, setting
 
 LEAST_PICTURES = 8
 SEED = 0
@@ -41,11 +41,9 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "runs", tuple(self.runs))
-        if len(self.runs) not in (1, 2) or not self.out:
-            raise RunError(
-                f"{len(self.runs)} runs are given, expected the folder of one or two, "
-                "and --out FILE.html"
-            )
+        if len(self.runs) not in (1, 2):
+            raise RunError(f"{len(self.runs)} runs are given, expected the folder of one or two")
+        refuse_missing(self, out="the page to write, .html")
         if len({Path(each).resolve() for each in self.runs}) < len(self.runs):
             raise RunError(f"{self.runs[0]} is given twice, expected two different runs")
         if Path(self.out).suffix not in (".html", ".htm"):
