@@ -154,7 +154,8 @@ def _whitening(
 ) -> Whitening:
     if not _tells(sample_ND):
         images, dimensions = sample_ND.shape
-        few = f"{images:,} images are too few to whiten {dimensions:,} dimensions by"
+        # Of all pictures: the other half is what is calibrated on.
+        few = f"half of the images, {images:,}, are too few to whiten {dimensions:,} dimensions by"
         found = earlier.get(name)
         if (
             found is not None
@@ -163,7 +164,7 @@ def _whitening(
         ):
             print(f"{name}: {few}, so it is whitened as by the encoder before")
             return found
-        print(f"{name}: {few}; from {dimensions:,} on it would be better to search with")
+        print(f"{name}: {few}; from {2 * dimensions:,} images on it would be better to search with")
     return Whitening.fitted(sample_ND, WHITENING_POWER, width)
 
 
