@@ -147,6 +147,23 @@ def test_changed_images_are_refused(settings: PretrainSettings, photographs: lis
         pretrain.pretrain(settings)
 
 
+def test_changed_images_to_evaluate_on_are_refused(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """One curve is of the same images; a run may do without."""
+    shutil.copytree(settings.data, tmp_path / "measured")
+    evaluated = replace(settings, eval_data=str(tmp_path / "measured"))
+    pretrain.pretrain(replace(evaluated, max_minutes=1e-6))
+    moved = next((tmp_path / "measured").rglob("*.jpg"))
+    moved.rename(moved.with_suffix(".gone"))
+    with pytest.raises(RunError, match="measured: the images have changed"):
+        pretrain.pretrain(evaluated)
+    moved.with_suffix(".gone").rename(moved)
+    pretrain.pretrain(replace(evaluated, max_minutes=1e-6))
+    pretrain.pretrain(settings)
+    assert [line["step"] for line in log(settings.out) if "knn" in line] == [0]
+
+
 @pytest.mark.parametrize("changes", [{}, {"seed": 1, "stored_size": 24}])
 def test_a_refused_command_leaves_the_images_of_the_run(
     settings: PretrainSettings, photographs: list[Path], tmp_path: Path, changes: dict[str, Any]

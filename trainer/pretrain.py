@@ -106,7 +106,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         state = checkpoint.load_checkpoint(run)
     else:
         if main:
-            _record(run, settings, images.digest, labels_digest)
+            _record(run, settings, images, evaluation, labels_digest)
         _start(network, settings, images, main)
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
@@ -290,7 +290,7 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
 def _load(
     settings: PretrainSettings, run: Path, earlier: Mapping[str, Any] | None
 ) -> tuple[Images, Images | None]:
-    """The images to learn from, those of the earlier record, and labelled ones for kNN if asked."""
+    """Those of the earlier record: images to learn from, and labelled ones for kNN if asked."""
     images = load_images(
         settings.data, settings.fit(), run / "data", workers=settings.workers,
         digest=None if earlier is None else earlier["data_digest"],
@@ -303,7 +303,10 @@ def _load(
     if not settings.eval_data:
         return images, None
     fit = Fit(settings.image_size)
-    evaluation = load_images(settings.eval_data, fit, run / "eval-data", workers=settings.workers)
+    evaluation = load_images(
+        settings.eval_data, fit, run / "eval-data", workers=settings.workers,
+        digest=None if earlier is None else earlier.get("eval_digest"),
+    )  # fmt: skip
     if not evaluation.labelled:
         raise DataError(f"{settings.eval_data} has images without labels, which kNN needs")
     return images, evaluation
@@ -354,11 +357,16 @@ def _other(run: Path, differences: list[str]) -> RunError:
 
 
 def _record(
-    run: Path, settings: PretrainSettings, data_digest: str, labels_digest: str | None
+    run: Path,
+    settings: PretrainSettings,
+    images: Images,
+    evaluation: Images | None,
+    labels_digest: str | None,
 ) -> None:
     """Keep what makes a new run."""
     record = asdict(settings) | {
-        "data_digest": data_digest,
+        "data_digest": images.digest,
+        "eval_digest": None if evaluation is None else evaluation.digest,
         "labels_digest": labels_digest,
         "code_digest": provenance.code_digest(),
         "versions": provenance.versions(),

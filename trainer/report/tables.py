@@ -23,7 +23,7 @@ MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "uniformity": ("uniformity: lower is more evenly spread", "{:.3f}".format),
     "rankme": ("RankMe: how many dimensions are used", "{:.1f}".format),
 }
-DIGESTS = ("data_digest", "labels_digest", *WEIGHTS, "code_digest")
+DIGESTS = ("data_digest", "eval_digest", "labels_digest", *WEIGHTS, "code_digest")
 
 
 def invariance(seen: Sequence[Seen], sheet: Sheet) -> str:
