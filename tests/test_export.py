@@ -350,8 +350,12 @@ def test_other_images_are_refused_and_those_of_the_run_stay(run: Path, tmp_path:
         assert kept.read_bytes() == (run / "data" / name).read_bytes()
 
 
-def test_evaluation_goes_through_the_file(exported: Path, pictures: Path) -> None:
-    found = evaluate(EvaluateSettings(str(exported), str(pictures), str(pictures), "cpu"))
+def test_evaluation_goes_through_the_file(exported: Path, pictures: Path, tmp_path: Path) -> None:
+    """With a bank of some of the pictures."""
+    bank = tmp_path / "bank"
+    shutil.copytree(pictures, bank)
+    max(bank.rglob("*.jpg")).unlink()
+    found = evaluate(EvaluateSettings(str(exported), str(pictures), str(bank), "cpu"))
     assert found.images == 66
     for scores in (found.embedding, found.descriptor):
         assert scores.recall_at_1 is not None
@@ -364,6 +368,11 @@ def test_evaluation_goes_through_the_file(exported: Path, pictures: Path) -> Non
         assert scores.uniformity < 0
         assert 1 <= scores.rankme <= 66
     assert "recall@1" in found.table()
+    assert "-:" not in found.table()
+    shutil.copytree(pictures, tmp_path / "the same")
+    for same in (pictures, tmp_path / "the same"):
+        with pytest.raises(DataError, match=r"holds the very images of .*each would find itself"):
+            evaluate(EvaluateSettings(str(exported), str(pictures), str(same), "cpu"))
 
 
 def test_evaluation_without_labels_gives_what_needs_none(
@@ -374,6 +383,16 @@ def test_evaluation_without_labels_gives_what_needs_none(
     found = evaluate(EvaluateSettings(str(exported), str(tmp_path)))
     assert found.embedding.knn is None
     assert found.embedding.rankme > 1
+    assert found.table().endswith("-: these need a label of every image")
+    for number, path in enumerate(photographs):
+        (tmp_path / "alone" / str(number)).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "alone" / str(number))
+    found = evaluate(EvaluateSettings(str(exported), str(tmp_path / "alone")))
+    assert found.embedding.recall_at_1 is None
+    assert found.table().splitlines()[-2:] == [
+        "-: a linear probe needs a --bank to learn from",
+        "-: no two images have the same label, which recall@1 and mAP need",
+    ]
     with pytest.raises(DataError, match="a bank needs labels"):
         evaluate(EvaluateSettings(str(exported), str(tmp_path), str(tmp_path)))
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from index.encoder import Encoder, Encoding
 from index.errors import DataError
 from trainer import metrics
-from trainer.data import load_images
+from trainer.data import Images, load_images
 from trainer.settings import refuse_missing, setting
 from trainer.views import edited
 
@@ -90,6 +90,12 @@ class Evaluation:
             f"{text:42}{_number(embedding[name])}{_number(descriptor[name])}"
             for name, text in names.items()
         ]
+        if self.embedding.knn is None:
+            lines.append("-: these need a label of every image")
+        elif self.embedding.linear_probe is None:
+            lines.append("-: a linear probe needs a --bank to learn from")
+        if self.embedding.knn is not None and self.embedding.recall_at_1 is None:
+            lines.append("-: no two images have the same label, which recall@1 and mAP need")
         return "\n".join(lines)
 
 
@@ -103,14 +109,15 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     encoder = Encoder(settings.encoder, provider=provider)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as cache:
         images = load_images(settings.data, encoder.fit, Path(cache, "data"))
+        bank = None
+        if settings.bank:
+            bank = load_images(settings.bank, encoder.fit, Path(cache, "bank"))
+            _check_bank(bank, images, settings)
         vectors = _encode(encoder, images.pixels, "encoding")
         views = [_encode(encoder, edited(images.pixels, seed), "encoding views") for seed in (0, 1)]
         skipped = images.skipped
         banks: list[tuple[Tensor, NDArray[np.str_]] | None] = [None, None]
-        if settings.bank:
-            bank = load_images(settings.bank, encoder.fit, Path(cache, "bank"))
-            if not (images.labelled and bank.labelled):
-                raise DataError("a bank needs labels, on its own images and on those measured")
+        if bank is not None:
             skipped += bank.skipped
             encoded = _encode(encoder, bank.pixels, "encoding the bank")
             banks = [(output, bank.labels) for output in encoded]
@@ -123,6 +130,16 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         settings.encoder, encoder.provider, settings.data, settings.bank, len(images),
         embedding, descriptor, skipped,
     )  # fmt: skip
+
+
+def _check_bank(bank: Images, images: Images, settings: EvaluateSettings) -> None:
+    if not (images.labelled and bank.labelled):
+        raise DataError("a bank needs labels, on its own images and on those measured")
+    if bank.digest == images.digest:
+        raise DataError(
+            f"the bank {settings.bank} holds the very images of {settings.data}, expected others: "
+            "each would find itself; without --bank kNN leaves each image out for itself"
+        )
 
 
 def score(
