@@ -26,11 +26,12 @@ from trainer import cli
 from trainer.data import load_images
 from trainer.edits import EditSettings
 from trainer.pretrain import pretrain
-from trainer.report import ReportSettings, charts, report
+from trainer.report import ReportSettings, charts, report, tables
 from trainer.report.charts import Line, chart, ticks
 from trainer.report.labels import label_fractions
 from trainer.report.layout import layout, on_a_square, turned_onto
 from trainer.report.measures import held, mean_cosine
+from trainer.report.run import read_run
 from trainer.report.sheet import Sheet
 from trainer.report.transformations import transformations
 from trainer.settings import PretrainSettings
@@ -241,6 +242,26 @@ def test_page_has_every_section_and_names_no_other_address(both: Path) -> None:
         assert words in text, words
     assert "no picture \ufffdgnp.jpg" in text
     assert text.count('class="chart"') == 6
+    assert text.count("<b>resnet18 x0.125</b>") == 2  # as encoder files name it
+
+
+def test_settings_that_followed_others_are_told_where_these_differ(
+    runs: list[Path], copied: Path
+) -> None:
+    """Nobody chose the rate, the warm-up, colours and blur of the one or of the other."""
+    recorded = json.loads((copied / "settings.json").read_text())
+    assert recorded["learning_rate"] is None
+    (copied / "settings.json").write_text(json.dumps(recorded | {"batch_size": 24, "epochs": 20}))
+    page = tables.settings([read_run(path, path.name) for path in (runs[0], copied)])
+    differ, _, same = page.partition("<details>")
+    for name, values in {
+        "batch size": ("12", "24"),
+        "learning rate": (f"{0.075 * 12**0.5:g}", f"{0.075 * 24**0.5:g}"),
+        "warmup epochs": ("0.2", "2"),
+    }.items():
+        assert f">{name}</th><td>{values[0]}</td><td>{values[1]}</td>" in differ
+    for name, value in {"jitter strength": "0.5", "blur probability": "0"}.items():
+        assert f">{name}</th><td>{value}</td><td>{value}</td>" in same
 
 
 def test_text_of_names_is_never_markup(both: Path) -> None:

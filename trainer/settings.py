@@ -348,6 +348,23 @@ class PretrainSettings:
         """Epochs of warm-up."""
         return min(10, self.epochs / 10) if self.warmup_epochs is None else self.warmup_epochs
 
+    def followed(self) -> dict[str, Any]:
+        """What stands for those settings that were left open and follow others, by name."""
+        following = {
+            "stored_size": self.fit().size,
+            "learning_rate": self.peak_rate(),
+            "warmup_epochs": self.warmup(),
+            "jitter_strength": self.views().jitter_strength,
+            "blur_probability": self.views().blur_probability,
+            "small_size": self.smaller_views().size,
+        }
+        unused = _unused(vars(self))
+        return {
+            name: value
+            for name, value in following.items()
+            if getattr(self, name) is None and name not in unused
+        }
+
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Sentences on the recorded settings of another run that would change the numbers."""
         mine = asdict(self)

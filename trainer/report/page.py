@@ -16,6 +16,7 @@ from trainer.report.run import Run
 from trainer.report.sample import Sample
 from trainer.report.sheet import Sheet
 from trainer.report.words import key, name, percent, text
+from trainer.start import named
 
 MOST_SIDE = 96
 """Of a picture on the page, in pixels."""
@@ -116,7 +117,11 @@ def _header(runs: Sequence[Run], sample: Sample | None, missing: Sequence[str]) 
 def _totals(run: Run) -> dict[str, str]:
     """The figures that stand above all."""
     method = str(run.recorded.get("method")) + (" + copies" if run.recorded.get("copies") else "")
-    totals = {"method": text(method), "backbone": text(run.recorded.get("backbone"))}
+    backbone = run.recorded.get("backbone")
+    if run.trained:
+        settings = run.trained.settings
+        backbone = named(settings, served_size=settings.image_size)
+    totals = {"method": text(method), "backbone": text(backbone)}
     _, knn = series(run, "knn")
     if knn:
         totals["kNN accuracy, from the start to the end"] = (

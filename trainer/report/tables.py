@@ -151,19 +151,26 @@ def settings(runs: Sequence[Run]) -> str:
     body += (
         f"<details{' open' if len(runs) == 1 else ''}><summary>{words}</summary>{folded}</details>"
     )
-    note = "As the run recorded them; kindred-train reproduce starts it again from these."
+    note = (
+        "As the run recorded them, and what stands for those that were left open; kindred-train "
+        "reproduce starts it again from these."
+    )
     return section("settings", "Settings and provenance", note, body)
 
 
 def _flat(run: Run) -> dict[str, str]:
-    """What a run recorded, by name, in words; what was not set is left out."""
+    """What a run recorded, by name, in words; what was not set is left out, unless it follows."""
     flat: dict[str, Any] = {}
-    for each, value in run.recorded.items():
+    followed = run.trained.settings.followed() if run.trained else {}
+    for each, value in (run.recorded | followed).items():
         if isinstance(value, dict):
             flat |= {f"{each}: {inner}": of for inner, of in value.items()}
         elif value is not None and value != "":
             flat[each] = str(value)[:16] if each in DIGESTS else value
-    return {each: str(value) for each, value in flat.items()}
+    return {
+        each: f"{value:g}" if isinstance(value, float) else str(value)
+        for each, value in flat.items()
+    }
 
 
 def _titles(seen: Sequence[Seen]) -> str:
