@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from index.errors import DataError, RunError, TrainingDiverged
 from trainer import checkpoint, cli, distributed, journal, pretrain, views
 from trainer.network import create_network
 from trainer.settings import PretrainSettings
+from trainer.subject import Subject
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -336,6 +338,24 @@ def test_views_of_copies_are_named_by_the_images_that_they_show(settings: Pretra
     )
 
 
+def test_any_image_may_be_mixed(settings: PretrainSettings) -> None:
+    """Else the first objective, which leaves the mixed ones out, would not learn from some."""
+    copies, epochs, images = replace(settings, copies=True), 64, 48
+    views = pretrain.training_views(torch.zeros(16, 3, 16, 16, dtype=torch.uint8), copies, step=0)
+    learnt = np.zeros(images, int)
+    for rows in Subject(images, None, None, False).rows(copies, 0, 3 * epochs):
+        learnt[rows[: -views.mixed]] += 1
+    expected = epochs * (1 - copies.mixed_share)
+    deviation = math.sqrt(expected * copies.mixed_share)
+    assert learnt.sum() == images * expected
+    assert np.abs(learnt - expected).max() < 5 * deviation
+
+
+def test_one_image_alone_is_not_mixed(settings: PretrainSettings) -> None:
+    batch = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    assert pretrain.training_views(batch, replace(settings, copies=True), step=0).mixed == 0
+
+
 def test_processes_of_torchrun_write_one_run_which_one_process_goes_on_with(
     settings: PretrainSettings,
 ) -> None:
@@ -462,7 +482,8 @@ def test_stages_that_nothing_would_train_are_refused() -> None:
 
 def test_two_images_of_a_batch_at_least_are_not_mixed() -> None:
     with pytest.raises(RunError, match="at least two images that are not mixed"):
-        PretrainSettings(data="here", out="there", copies=True, mixed_share=0.5, batch_size=2)
+        PretrainSettings(data="here", out="there", copies=True, mixed_share=0.5, batch_size=3)
+    PretrainSettings(data="here", out="there", copies=True, mixed_share=0.5, batch_size=2)
 
 
 def test_rates_follow_the_square_root_of_the_batch() -> None:

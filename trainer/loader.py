@@ -99,18 +99,24 @@ class Batches:
             raise IndexError(
                 f"rows {rows_B.min()} to {rows_B.max()}, expected 0 to {len(self._pixels_NHW3) - 1}"
             )
-        rows = torch.from_numpy(rows_B)
         if self.resident:
-            return self._pixels_NHW3.index_select(0, sent(rows, self._device)), None
+            rows = sent(torch.from_numpy(rows_B), self._device)
+            return self._pixels_NHW3.index_select(0, rows), None
+        # Read in the order of the file, since the pixels may lie on disk, then put in their places.
+        order_B = rows_B.argsort()
+        rows, places = torch.from_numpy(rows_B[order_B]), torch.from_numpy(order_B.argsort())
         if self._device.type != "cuda":
-            return self._pixels_NHW3.index_select(0, rows).to(self._device), None
+            sorted_BHW3 = self._pixels_NHW3.index_select(0, rows)
+            return sorted_BHW3.index_select(0, places).to(self._device), None
         # Pinned memory and a stream of its own: the copy waits for nothing, and nothing for it
         # but whoever uses the batch.
         shape = (len(rows), *self._pixels_NHW3.shape[1:])
         pinned_BHW3 = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
         torch.index_select(self._pixels_NHW3, 0, rows, out=pinned_BHW3)
         with torch.cuda.stream(self._copies):
-            return pinned_BHW3.to(self._device, non_blocking=True), self._copies.record_event()
+            sorted_BHW3 = pinned_BHW3.to(self._device, non_blocking=True)
+            batch_BHW3 = sorted_BHW3.index_select(0, sent(places, self._device))
+            return batch_BHW3, self._copies.record_event()
 
     def _receive(self, batch_BHW3: Tensor, copied: torch.cuda.Event | None) -> Tensor:
         if copied is not None:

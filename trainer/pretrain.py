@@ -249,7 +249,7 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
     """The two views of each image, float32, what they show, and smaller views of the method's.
 
     Both are the method's views. With copies the second are strong edits instead, and some at the
-    end of the batch are mixed with one another.
+    end of the batch, whose order is random, are mixed with one another.
 
     Args:
         batch_N3HW: uint8, this process's share of the batch.
@@ -265,8 +265,8 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
         second = make_edits(batch_N3HW, EditSettings(settings.image_size), generator, compiled)
         numbers_N = torch.arange(n, device=device)
         partners_N = numbers_N.clone()
-        mixed = round(settings.mixed_share * n)
-        if mixed > 1:
+        mixed = settings.mixed(n)
+        if mixed:
             second[n - mixed :], partners = mix(second[n - mixed :], generator, 1.0)
             partners_N[n - mixed :] = n - mixed + partners
         offset = distributed.rank() * n

@@ -189,7 +189,7 @@ class PretrainSettings:
         self._check_labels()
         if not 0 <= self.mixed_share <= 0.5:
             raise RunError(f"mixed_share is {self.mixed_share}, expected 0 to 0.5")
-        if self.copies and self.batch_size - round(self.mixed_share * self.batch_size) < 2:
+        if self.copies and self.batch_size - self.mixed(self.batch_size) < 2:
             raise RunError(
                 f"mixed_share is {self.mixed_share} of batches of {self.batch_size}, expected at "
                 "least two images that are not mixed: an image is contrasted with others"
@@ -317,6 +317,11 @@ class PretrainSettings:
         return replace(
             views, size=size, crop_area=crop, blur_probability=blur, solarize_probability=0.0
         )
+
+    def mixed(self, images: int) -> int:
+        """How many of a batch are mixed with one another; one alone could not be."""
+        mixed = round(self.mixed_share * images)
+        return mixed if mixed > 1 else 0
 
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""

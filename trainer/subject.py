@@ -56,7 +56,7 @@ class Subject:
                     turn = random.permutation(together.max() + 1)
                     order = order[np.argsort(turn[together[order]], kind="stable")]
             start = place * settings.batch_size + distributed.rank() * share
-            rows = np.sort(order[start : start + share])  # sorted, because pixels may lie on disk
+            rows = order[start : start + share]
             yield rows if self.labels is None else self.labels.chosen[rows]
 
     def told(self, views: Views, rows: NDArray[np.int64]) -> Views:
