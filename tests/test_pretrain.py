@@ -219,6 +219,20 @@ def test_diverged_loss_stops_and_keeps_the_last_checkpoint(settings: PretrainSet
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(("epochs", "rate"), [(2, 1e30), (1, 3e38)])
+def test_weights_of_a_step_that_went_too_far_are_not_saved(
+    settings: PretrainSettings, epochs: int, rate: float
+) -> None:
+    """Only the loss of the next step would tell, and after the last there is none."""
+    far = replace(
+        settings, epochs=epochs, batch_size=48, optimizer="sgd", learning_rate=rate,
+        warmup_epochs=0.0, checkpoint_every_minutes=1e-9, eval_data=settings.data,
+    )  # fmt: skip
+    with pytest.raises(TrainingDiverged, match="weights are beyond .* at step 1, learning rate"):
+        pretrain.pretrain(far)
+    assert not (Path(far.out) / checkpoint.CHECKPOINT).exists()
+
+
 def test_collapse_is_told_from_an_untrained_network_and_stops(settings: PretrainSettings) -> None:
     """A last norm that scales everything to nothing makes all h equal."""
     pretrain.pretrain(replace(settings, max_minutes=1e-6))

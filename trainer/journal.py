@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Never
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -85,9 +85,30 @@ class Journal:
             if name not in ("step", "epoch"):
                 self.board.add_scalar(name, value, int(step))
 
+    def check_weights(self, network: nn.Module, step: int, rate: float) -> None:
+        """Look at what a step made, whose loss only the next one would tell.
+
+        Raises:
+            TrainingDiverged: a weight is not finite, or so large that its square, which norms
+                calculate with, is not.
+        """
+        state = network.state_dict().values()
+        squares = [each.square().sum() for each in state if each.is_floating_point()]
+        if not torch.stack(squares).isfinite().all():
+            where, advice = self._where(step, rate)
+            raise TrainingDiverged(
+                f"the weights are beyond what float32 can calculate with {where}: {advice}"
+            )
+
+    def _where(self, step: float, rate: float) -> tuple[str, str]:
+        """Parts of a sentence: where training diverged, and what to do."""
+        return (
+            f"at step {step}, learning rate {rate:.4g}",
+            f"try a lower rate or a longer warm-up; {checkpoint.what_is_kept(self.run)}",
+        )
+
     def _check(self, record: dict[str, float]) -> None:
-        where = f"at step {record['step']}, learning rate {record['learning_rate']:.4g}"
-        advice = f"try a lower rate or a longer warm-up; {checkpoint.what_is_kept(self.run)}"
+        where, advice = self._where(record["step"], record["learning_rate"])
         if not math.isfinite(record["loss"]):
             raise TrainingDiverged(f"loss is {record['loss']} {where}: {advice}")
         if record["spread"] < LEAST_SPREAD:

@@ -60,7 +60,7 @@ def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images
     Raises:
         DataError, RunError, SourceError: before training starts.
         RunError: out of memory, or a checkpoint could not be written.
-        TrainingDiverged: the loss is not finite, or the representation collapsed.
+        TrainingDiverged: the loss or a weight is not finite, or the representation collapsed.
         The last checkpoint is intact in each case.
     """
     device = torch.device(resolve_device(settings.device))
@@ -196,6 +196,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
             due = time.monotonic() - saved > 60 * settings.checkpoint_every_minutes
             if main and (stop or step == end or due):
                 journal.read()
+                journal.check_weights(network, step, rate)
                 state = {
                     "network": network.state_dict(),
                     "optimizer": optimizer.state_dict(),
