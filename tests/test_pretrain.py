@@ -228,7 +228,7 @@ def test_weights_of_a_step_that_went_too_far_are_not_saved(
         settings, epochs=epochs, batch_size=48, optimizer="sgd", learning_rate=rate,
         warmup_epochs=0.0, checkpoint_every_minutes=1e-9, eval_data=settings.data,
     )  # fmt: skip
-    with pytest.raises(TrainingDiverged, match="weights are beyond .* at step 1, learning rate"):
+    with pytest.raises(TrainingDiverged, match=r"weights are beyond .* at step 1, learning rate"):
         pretrain.pretrain(far)
     assert not (Path(far.out) / checkpoint.CHECKPOINT).exists()
 

@@ -32,7 +32,7 @@ from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
 from trainer.optimisers import Schedule, create_optimizer
-from trainer.precision import in_bf16
+from trainer.precision import float_on_tiny_maps, in_bf16
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_companion, load_start
@@ -122,6 +122,9 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         step, seconds_before = state["step"], state["seconds"]
         state = None  # a second copy of the network
         print(f"going on at step {step} of {run}")
+    bf16 = in_bf16(settings.precision, network, device)
+    if bf16 and device.type == "cpu":
+        float_on_tiny_maps(network)
     model: nn.Module = network
     if world > 1:
         distributed.synchronise_norms(network)
@@ -133,7 +136,6 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     schedule = Schedule(settings, len(subject) // settings.batch_size)
     steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
     end = total_steps if last_step is None else last_step
-    bf16 = in_bf16(settings.precision, network, device)
     rows = subject.rows(settings, step, total_steps)
     own_rows = subject.rows(settings, step, total_steps)  # not of steps ahead
     profile = Profile(settings.profile, device)
