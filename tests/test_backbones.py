@@ -75,6 +75,16 @@ def test_frozen_stages_keep_weights_and_norms_and_the_others_learn(name: str) ->
     assert not any("num_batches" in key for key in before.keys() - kept if key.startswith("bn1"))
 
 
+def test_token_and_positions_of_a_transformer_are_frozen_with_its_stem() -> None:
+    backbone = create_backbone("vit_tiny_patch16_224", 32)
+    backbone.freeze(1)
+    learnt = {name for name, each in backbone.model.named_parameters() if each.requires_grad}
+    assert all(name.startswith(("blocks.", "norm.")) for name in learnt)
+    assert "blocks.0.attn.qkv.weight" in learnt
+    backbone.freeze(13)  # the stem and twelve blocks
+    assert backbone.frozen
+
+
 @pytest.mark.parametrize(
     ("name", "stages", "module", "channels"),
     [

@@ -123,6 +123,9 @@ class Backbone(nn.Module):
         self._frozen = [self.model.get_submodule(name) for name in names]
         for module in self._frozen:
             module.requires_grad_(False)
+        # In no module of the groups: a transformer's token and positions, which are of the stem.
+        for parameter in self.model.parameters(recurse=False):
+            parameter.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
