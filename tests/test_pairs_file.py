@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,14 @@ from pictures import picture
 from torch import Tensor
 
 from index.errors import DataError, RunError
+from trainer.data import load_images
+from trainer.labelled import read_labels
 from trainer.network import Network, Views
 from trainer.pairs import classes_of
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 
-IDS = ["a.png", "b.png", "c, d.png", "e.png", "f.png"]
+IDS = ["a.png", "b.png", "c, d.png", "e.png", "f.png", "g.png", "g.png"]
 PAIRS = [
     ("a.png", "c, d.png", "same"), ("f.png", "a.png", "same"), ("b.png", "a.png", "different")
 ]  # fmt: skip
@@ -26,7 +30,9 @@ PAIRS = [
 def written(path: Path, pairs: list[tuple[str, str, str]]) -> Path:
     names = ("one", "other", "verdict")
     if path.suffix == ".jsonl":
-        text = "\n\n".join(json.dumps(dict(zip(names, pair, strict=True))) for pair in pairs)
+        text = "\n\n".join(
+            json.dumps(dict(zip(names, pair, strict=True)), ensure_ascii=False) for pair in pairs
+        )
     else:
         lines = (",".join(f'"{each}"' for each in pair) for pair in pairs)
         text = "\n".join([",".join(names), *lines])
@@ -38,8 +44,14 @@ def written(path: Path, pairs: list[tuple[str, str, str]]) -> Path:
 def test_what_is_the_same_by_way_of_others_is_one_class(tmp_path: Path, name: str) -> None:
     classes = classes_of(written(tmp_path / name, PAIRS), IDS).tolist()
     assert classes[0] == classes[2] == classes[4]
-    assert len({classes[0], classes[1], classes[3]}) == 3
-    assert set(classes) == {0, 1, 2}
+    assert set(classes) == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl"])
+def test_a_name_may_hold_what_some_call_the_end_of_a_line(tmp_path: Path, name: str) -> None:
+    ids = ["a\u2028b.png", "c\x0bd.png", "e\x85f.png"]
+    file = written(tmp_path / name, [(ids[0], ids[1], "same"), (ids[1], ids[2], "same")])
+    assert classes_of(file, ids).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -51,6 +63,7 @@ def test_what_is_the_same_by_way_of_others_is_one_class(tmp_path: Path, name: st
         ([*PAIRS, ("f.png", "c, d.png", "different")], r":5: 'f.png' and 'c, d.png' are different"),
         ([("a.png", "b.png", "different")], r"1 pairs, none of them the same"),
         ([], r"0 pairs, none"),
+        ([*PAIRS, ("a.png", "g.png", "same")], r"pairs.csv:5: there are 2 images 'g.png'"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused(
@@ -131,6 +144,30 @@ def test_a_run_does_not_go_on_with_other_pairs(tmp_path: Path) -> None:
     written(file, [("1.png", "3.png", "same")])
     with pytest.raises(RunError, match="the labels have changed"):
         pretrain(settings)
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_images_of_one_name_are_told_apart_or_refused(tmp_path: Path, readable: int) -> None:
+    """Of two files of a tar that have one name, where none or one can be read."""
+    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+        for number, name in enumerate(["0.png", "0.png", "1.png", "2.png", "3.png", "4.png"]):
+            data = io.BytesIO(b"no picture")
+            if number >= 2 - readable:
+                data = io.BytesIO()
+                picture(number).save(data, "PNG")
+            member = tarfile.TarInfo(name)
+            member.size = len(data.getvalue())
+            tar.addfile(member, io.BytesIO(data.getvalue()))
+    file = written(tmp_path / "pairs.csv", [("pictures.tar/2.png", "pictures.tar/3.png", "same")])
+    settings = replace(settings_of(tmp_path, "supcon", file), data=str(tmp_path / "pictures.tar"))
+    images = load_images(settings.data, settings.fit(), tmp_path / "cache")
+    if readable:
+        with pytest.raises(DataError, match=r"2 images 'pictures.tar/0.png', of which 1 could not"):
+            read_labels(images, None, settings)
+    else:
+        classes = read_labels(images, None, settings).classes.tolist()
+        assert (len(classes), len(set(classes))) == (4, 3)
+        assert classes[1] == classes[2]
 
 
 def test_an_unknown_image_is_refused_before_training(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,7 @@ def read_labels(images: Images, evaluation: Images | None, settings: PretrainSet
             or fewer images are left than a batch takes.
     """
     if settings.pairs:
-        left_out = dict(images.skipped)
-        ids = [item.id for item in scan(settings.data, past_damage=True) if item.id not in left_out]
-        classes, names = classes_of(Path(settings.pairs), ids), None
+        classes, names = classes_of(Path(settings.pairs), _ids(images, settings.data)), None
     else:
         classes, names = _classes(images, settings)
         if evaluation is not None and issubclass(find_method(settings.method), Classifier):
@@ -77,6 +76,19 @@ def read_labels(images: Images, evaluation: Images | None, settings: PretrainSet
         )
     together = classes[chosen] if settings.pairs else None
     return Labels(torch.from_numpy(classes), names, chosen, together)
+
+
+def _ids(images: Images, source: str) -> list[str]:
+    """Of the decoded images, in their order."""
+    ids = [item.id for item in scan(source, past_damage=True)]
+    counts, left_out = Counter(ids), Counter(id_ for id_, _ in images.skipped)
+    for name, count in left_out.items():
+        if count < counts[name]:
+            raise DataError(
+                f"{source} has {counts[name]} images {name!r}, of which {count} could not be read; "
+                "expected an id of its own for each, by which pairs name it"
+            )
+    return [name for name in ids if name not in left_out]
 
 
 def _classes(images: Images, settings: PretrainSettings) -> tuple[NDArray[np.int64], list[str]]:

@@ -7,7 +7,9 @@ the same as another is a class of its own, whose views are its only positives.
 from __future__ import annotations
 
 import csv
+import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,10 +40,10 @@ def classes_of(path: Path, ids: Sequence[str]) -> NDArray[np.int64]:
         ids: of the images, in their order.
 
     Raises:
-        DataError: a line is not as it should be, names an unknown image, or contradicts others; or
-            no two images are the same.
+        DataError: a line is not as it should be, names an unknown image or several, or contradicts
+            others; or no two images are the same.
     """
-    place = {name: row for row, name in enumerate(ids)}
+    place, counts = {name: row for row, name in enumerate(ids)}, Counter(ids)
     root = list(range(len(ids)))
 
     def find(row: int) -> int:
@@ -55,6 +57,10 @@ def classes_of(path: Path, ids: Sequence[str]) -> NDArray[np.int64]:
         for name in (pair.one, pair.other):
             if name not in place:
                 raise DataError(f"{path}:{pair.line}: there is no image {name!r} to learn from")
+            if counts[name] > 1:
+                raise DataError(
+                    f"{path}:{pair.line}: there are {counts[name]} images {name!r}, expected one"
+                )
         if pair.one == pair.other:
             raise DataError(f"{path}:{pair.line}: {pair.one!r} is paired with itself")
         if pair.verdict == "same":
@@ -88,13 +94,13 @@ def _read(path: Path) -> Iterator[Pair]:
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     if path.suffix != ".jsonl":
-        reader = csv.DictReader(text.splitlines(keepends=True))
+        reader = csv.DictReader(io.StringIO(text, newline=""))
         try:
             yield from ((reader.line_num, row) for row in reader)
         except csv.Error as error:
             raise DataError(f"{path}:{reader.line_num}: this is no CSV: {error}") from error
         return
-    for line, each in enumerate(text.splitlines(), start=1):
+    for line, each in enumerate(text.split("\n"), start=1):
         if not each.strip():
             continue
         try:
