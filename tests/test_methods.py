@@ -56,6 +56,17 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "learnt", root / "unseen"
 
 
+def test_a_backbone_of_one_size_is_refused_where_smaller_views_are_shown() -> None:
+    settings = PretrainSettings(
+        data="here", out="there", method="dino", backbone="vgg11", image_size=64,
+        option=SMALL["dino"] | {"small_views": 1},
+    )  # fmt: skip
+    message = r"does not take images of 27 px: .* --small-size or --option small_views=0"
+    with pytest.raises(RunError, match=message):
+        create_network(settings)
+    create_network(replace(settings, option=SMALL["dino"] | {"small_views": 0}))
+
+
 def small_run(method: str, pictures: Path, out: Path, **changes: Any) -> PretrainSettings:
     """Settings of a short run; what teaches it is trained before."""
     if method == "distill":

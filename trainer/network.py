@@ -70,6 +70,7 @@ class Network(nn.Module):
         descriptor_stages: int = 0,
         contrast_weight: float = 1.0,
         companion: str = "",
+        small_size: int | None = None,
     ) -> None:
         super().__init__()
         self.contrast_weight = contrast_weight
@@ -96,6 +97,10 @@ class Network(nn.Module):
             _check_map(self.companion.backbone, spec.name, spec.size, True)
         if not self.contrasts:
             self.objective.requires_grad_(False)
+        elif small_size is not None:
+            less = " or --option small_views=0" if "small_views" in options else ""
+            hint = f"; its method shows smaller views, see --small-size{less}"
+            _check_map(self.backbone, backbone_name, small_size, False, hint)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -200,15 +205,17 @@ def _spread(rows_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _check_map(backbone: Backbone, name: str, size: int, copies: bool) -> None:
+def _check_map(backbone: Backbone, name: str, size: int, copies: bool, hint: str = "") -> None:
     """Try one image, so that a model that cannot take it is refused before anything starts."""
     backbone.eval()
     try:
-        map_NCHW = backbone.map(torch.zeros(1, 3, size, size))
+        map_NCHW, _ = backbone(torch.zeros(1, 3, size, size))
     except RunError:
         raise
     except Exception as error:  # each model has its own way to refuse
-        raise RunError(f"backbone {name!r} does not take images of {size} px: {error}") from error
+        raise RunError(
+            f"backbone {name!r} does not take images of {size} px: {error}{hint}"
+        ) from error
     finally:
         backbone.train()
     if copies and (map_NCHW.ndim != 4 or map_NCHW.shape[1] != backbone.channels):
@@ -232,4 +239,5 @@ def create_network(settings: PretrainSettings) -> Network:
         descriptor_stages=settings.descriptor_stages,
         contrast_weight=settings.contrast_weight,
         companion=settings.companion,
+        small_size=settings.smaller_views().size if settings.shows_smaller_views() else None,
     )

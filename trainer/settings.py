@@ -318,6 +318,10 @@ class PretrainSettings:
             views, size=size, crop_area=crop, blur_probability=blur, solarize_probability=0.0
         )
 
+    def shows_smaller_views(self) -> bool:
+        """Whether the method sees any beside the two."""
+        return self.recipe().jigsaw or bool(self.option.get("small_views", 0))
+
     def mixed(self, images: int) -> int:
         """How many of a batch are mixed with one another; one alone could not be."""
         mixed = round(self.mixed_share * images)
