@@ -460,6 +460,9 @@ def test_a_run_learns_in_the_precision_that_auto_stands_for(
         ("seed", 2**63),
         ("weight_decay", math.nan),
         ("weight_decay", -1.0),
+        ("learning_rate", 1e39),  # more than float32 holds
+        ("learning_rate", math.inf),
+        ("weight_decay", 1e39),
         ("entropy_weight", -1.0),
         ("contrast_weight", 0.5),
     ],

@@ -6,7 +6,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Final, Self
+
+import numpy as np
 
 from index.errors import RunError
 from index.image import Fit
@@ -17,6 +19,9 @@ from trainer.objectives.objective import Recipe, half_cosine
 from trainer.objectives.options import Number, complete, options_of
 from trainer.objectives.sscd import ENTROPY_WEIGHT
 from trainer.views import ViewSettings
+
+LARGEST: Final = float(np.finfo(np.float32).max)
+"""What a step can calculate with."""
 
 
 def setting(
@@ -169,8 +174,8 @@ class PretrainSettings:
         ]  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise RunError(f"{name} is {value}, expected a number above 0")
+            if value is not None and not 0 < value <= LARGEST:
+                raise RunError(f"{name} is {value}, expected a number above 0, at most {LARGEST:g}")
         if self.batch_size < 2:
             raise RunError(
                 f"batch_size is {self.batch_size}, expected at least 2: "
@@ -196,8 +201,8 @@ class PretrainSettings:
             )
         for name in ("entropy_weight", "contrast_weight", "weight_decay"):
             value = getattr(self, name)
-            if value is not None and not (value >= 0 and math.isfinite(value)):
-                raise RunError(f"{name} is {value}, expected 0 or more")
+            if value is not None and not 0 <= value <= LARGEST:
+                raise RunError(f"{name} is {value}, expected 0 or more, at most {LARGEST:g}")
         if self.companion:
             CompanionSpec.parse(self.companion)
         if self.companion_alone and not self.from_:
