@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from index.errors import RunError
 from trainer import checkpoint
@@ -23,6 +24,7 @@ from trainer.checkpoint import (
     trim_log,
     write_settings,
 )
+from trainer.journal import Journal, tensorboard
 
 
 @contextmanager
@@ -126,6 +128,39 @@ def test_a_line_that_was_cut_off_by_a_full_disk_is_dropped_on_going_on(tmp_path:
     append_log(tmp_path, {"step": 4})
     lines = (tmp_path / checkpoint.LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_damaged_lines_are_dropped_on_going_on(tmp_path: Path) -> None:
+    lines = ['{"step": 1}', '\0\0\0{"step": 2}', '{"st{"step": 2}', "[2]", "{}", '{"step": 2}']
+    (tmp_path / checkpoint.LOG).write_bytes("\n".join(lines).encode() + b"\n\xff}\n")
+    trim_log(tmp_path, 3)
+    kept = (tmp_path / checkpoint.LOG).read_text().splitlines()
+    assert kept == [lines[0], lines[-1]]
+
+
+def test_tensorboard_on_a_full_disk_is_a_named_error(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its thread meets it, and whoever writes next is told; or when it is closed."""
+
+    def write(steps: int) -> None:
+        with tensorboard(tmp_path, 0) as board, tqdm(disable=True) as bar:
+            journal = Journal(tmp_path, 1, True, board, bar, 1)
+            for step in range(steps):
+                journal.write({"step": step, "loss": 0.5, "learning_rate": 0.1, "spread": 1.0})
+
+    write(1)
+    for steps in (1, 1000):
+        (events,) = tmp_path.glob("tensorboard/*")
+        length = events.stat().st_size
+        events.unlink()
+        (tmp_path / checkpoint.LOG).unlink()
+        with (
+            largest_file(length - 1),
+            pytest.raises(RunError, match=r"tensorboard could not be written .*the same command"),
+        ):
+            write(steps)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_log_that_cannot_be_trimmed_stays_whole(tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -283,6 +285,32 @@ def test_ctrl_c_while_images_are_decoded_is_no_traceback(
     monkeypatch.setattr(pretrain, "load_images", interrupted)
     assert cli.main(["pretrain", "--data", settings.data, "--out", settings.out]) == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def terminated(_: object) -> None:
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "export", terminated)
+    assert cli.main(["export", "run", "--out", "encoder.onnx"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("allocate", [torch.empty, np.empty])
+def test_too_little_memory_is_no_traceback_in_any_command(
+    allocate: Callable[[int], object],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "evaluate", lambda _: allocate(2**57))
+    assert cli.main(["evaluate", "--encoder", "encoder.onnx", "--data", "here"]) == 2
+    assert "kindred-train: out of memory in evaluate: " in capsys.readouterr().err
 
 
 OUT_OF_MEMORY = """

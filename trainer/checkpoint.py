@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ CHECKPOINT = "checkpoint.pt"
 SETTINGS = "settings.json"
 LOG = "log.jsonl"
 LOCK = "training.lock"
+GOES_ON = "the last checkpoint is intact, and the same command goes on from it"
 
 
 @contextmanager
@@ -129,11 +131,18 @@ def trim_log(run: Path, step: int) -> None:
     """
     path = run / LOG
     if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("}\n")]  # the last may be cut off
-        kept = [line for line in whole if step and json.loads(line)["step"] <= step]
+        lines = path.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if step and _logged(line) <= step]
         with replacing(path) as file:
             file.write("".join(kept).encode())
+
+
+def _logged(line: str) -> float:
+    """The step of a line; beyond all where a crash damaged the line, or cut it off."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
@@ -143,7 +152,7 @@ def append_log(run: Path, record: dict[str, Any]) -> None:
         RunError: the disk is full or the file not writable.
     """
     with (
-        writing(run / LOG, "the last checkpoint is intact, and the same command goes on from it"),
+        writing(run / LOG, GOES_ON),
         open(run / LOG, "a") as file,
     ):
         file.write(json.dumps(record) + "\n")

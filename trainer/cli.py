@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import textwrap
 import types
@@ -14,7 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from index.errors import KindredError, RunError
 from trainer.evaluate import EvaluateSettings, evaluate
 from trainer.export import ExportSettings, export
-from trainer.memory import keep_freed_memory
+from trainer.memory import is_out_of_memory, keep_freed_memory
 from trainer.objectives import METHODS
 from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = vars(_parser().parse_args(arguments))
     command, as_json = options.pop("command"), options.pop("json")
     keep_freed_memory()
+    # Ends a command as Ctrl-C does, which leaves nothing behind.
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     skipped: tuple[object, ...]
     try:
         if command in _METHODS_OF:
@@ -90,6 +93,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:  # before or after the training itself, which saves what it has
         print("kindred-train: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:  # ONNX Runtime's are of no class of Python's
+        if not is_out_of_memory(error):
+            raise
+        print(f"kindred-train: out of memory in {command}: {error}", file=sys.stderr)
+        return REFUSED
+    finally:
+        signal.signal(signal.SIGTERM, terminated)
     if as_json:
         print(json.dumps(result))
     return LEFT_OUT if skipped else DONE

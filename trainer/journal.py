@@ -7,6 +7,9 @@ device: on a GPU that is every few steps, on a CPU every step.
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Never
@@ -18,11 +21,39 @@ from tqdm import tqdm
 
 from index.errors import TrainingDiverged
 from trainer import checkpoint
+from trainer.files import writing
 
+TENSORBOARD = "tensorboard"
 GPU_STEPS_BETWEEN_READS = 10
 LEAST_SPREAD = 1e-3
 """Of h: one less the squared length of the mean unit vector. Untrained networks have .2 or more;
 a collapsed one has what rounding leaves."""
+
+
+@contextmanager
+def tensorboard(run: Path, step: int) -> Iterator[SummaryWriter]:
+    """What TensorBoard shows of a run that goes on from this step.
+
+    Raises:
+        RunError: the disk is full or the folder not writable.
+    """
+
+    def cry(failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):
+            before(failure)
+
+    # The thread that writes would print its error, which whoever writes next is told, too.
+    before, threading.excepthook = threading.excepthook, cry
+    try:
+        with writing(run / TENSORBOARD, checkpoint.GOES_ON):
+            board = SummaryWriter(run / TENSORBOARD, purge_step=step)
+        try:
+            yield board
+        finally:
+            with writing(run / TENSORBOARD, checkpoint.GOES_ON):
+                board.close()
+    finally:
+        threading.excepthook = before
 
 
 @dataclass
@@ -81,9 +112,10 @@ class Journal:
             return
         step = record["step"]
         checkpoint.append_log(self.run, {"epoch": step / self.steps_per_epoch} | record)
-        for name, value in record.items():
-            if name not in ("step", "epoch"):
-                self.board.add_scalar(name, value, int(step))
+        with writing(self.run / TENSORBOARD, checkpoint.GOES_ON):
+            for name, value in record.items():
+                if name not in ("step", "epoch"):
+                    self.board.add_scalar(name, value, int(step))
 
     def check_weights(self, network: nn.Module, step: int, rate: float) -> None:
         """Look at what a step made, whose loss only the next one would tell.

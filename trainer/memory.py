@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+
+import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this is what torch, NumPy or ONNX Runtime say where there is too little of it.
+
+    They have classes of their own on GPUs at most; on a CPU the sentence tells.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(
+        re.search("(out of|not enough|allocate) memory", str(error))
+    )
 
 
 def keep_freed_memory() -> bool:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from index.errors import DataError, RunError
@@ -26,8 +25,9 @@ from trainer import checkpoint, distributed, provenance
 from trainer.compiler import compile_network
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
-from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal
+from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, tensorboard
 from trainer.loader import Batches
+from trainer.memory import is_out_of_memory
 from trainer.network import Network, Views, create_network
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
@@ -68,10 +68,7 @@ def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images
         try:
             return _pretrain(settings, device, last_step)
         except (MemoryError, RuntimeError) as error:
-            # torch has a class of its own for GPUs only; on a CPU the sentence tells.
-            if isinstance(error, torch.OutOfMemoryError | MemoryError) or re.search(
-                "(out of|not enough|allocate) memory", str(error)
-            ):
+            if is_out_of_memory(error):
                 raise RunError(
                     f"out of memory with batches of {settings.batch_size} images of "
                     f"{settings.image_size} px: try a smaller --batch-size; "
@@ -145,7 +142,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         board = None
         if main:
             checkpoint.trim_log(run, step)
-            board = stack.enter_context(SummaryWriter(run / "tensorboard", purge_step=step))
+            board = stack.enter_context(tensorboard(run, step))
         bar = stack.enter_context(
             tqdm(total=end, initial=step, unit="step", desc="pretraining", disable=not main)
         )
