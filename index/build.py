@@ -29,8 +29,9 @@ from index import image, sources
 from index.collection import Collection
 from index.encoder import CPU, Encoder, Provider, count_cuda_devices
 from index.errors import CollectionLocked, SourceError
-from index.files import held_alone, make_folder
+from index.files import make_folder
 from index.in_order import PROCESSORS, InOrder
+from index.locks import INDEXING
 from index.outcomes import Comparison, Embed, Embedded, LeaveOut, Outcome, Touch
 from index.records import Known
 from index.transactions import Transaction
@@ -139,7 +140,7 @@ def build(
     stop = stop or threading.Event()
     collection.check_encoder(encoder)
     started = time.monotonic()
-    with held_alone(collection.folder / "build.lock", "indexing"):
+    with INDEXING.held(collection.folder):
         comparison = Comparison(
             source,
             collection.store,

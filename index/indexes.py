@@ -24,8 +24,9 @@ import numpy as np
 from index import generations, index_files
 from index.encoder import Encoding
 from index.errors import CollectionError
-from index.files import held_alone, sha256_of
+from index.files import sha256_of
 from index.generations import Generation, IndexFile
+from index.locks import COMPACTION
 from index.store import Store
 from index.transactions import Snapshot
 from index.vectors import Keys, MainIndex, Space, Vectors, View, by_space
@@ -143,7 +144,7 @@ class Indexes:
             CollectionLocked: another process or thread is at it.
         """
         self._store.check_alive()
-        with held_alone(self._folder / "compaction.lock", "compaction"):
+        with COMPACTION.held(self._folder):
             with self._store.read() as snapshot:
                 current = generations.newest(snapshot)
                 if current is not None and not generations.changed_since(snapshot, current.version):

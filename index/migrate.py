@@ -26,13 +26,13 @@ from index.calibrate import Measured
 from index.collection import Collection, dimensions_of
 from index.encoder import Encoder
 from index.errors import CollectionLocked, MigrationRefused
-from index.files import held_alone, now
+from index.files import now
 from index.index_files import Contents
+from index.locks import COMPACTION, INDEXING, MIGRATION, TIDYING
 from index.records import Settings as Identity
 from index.rounds import Progress, Rounds, Stopped
 from index.transactions import Snapshot
 
-LOCK: Final = "migration.lock"
 SAMPLE: Final = 500
 _POLL_SECONDS: Final = 0.2
 
@@ -95,7 +95,7 @@ def migrate(
         CollectionLocked: another process migrates this collection, or indexes or tidies it up at
             the time of the switch.
     """
-    with held_alone(collection.folder / LOCK, "migration"):
+    with MIGRATION.held(collection.folder):
         _begin(collection, encoder)
         migration = _Migration(collection, encoder, settings, progress, stop)
         return migration.run(switch=switch, leave_out=leave_out, sample=sample)
@@ -118,7 +118,7 @@ def go_back(
         MigrationRefused: there is no encoder before, or it is another one.
         CollectionLocked: as of ``migrate``.
     """
-    with held_alone(collection.folder / LOCK, "migration"):
+    with MIGRATION.held(collection.folder):
         before = way_back(collection)
         if before.encoder_sha256 != encoder.sha256:
             raise MigrationRefused(
@@ -163,7 +163,7 @@ def _the_one(collection: Collection, *, served: bool) -> Beside:
 
 
 def _drop(collection: Collection, *, served: bool) -> None:
-    with held_alone(collection.folder / LOCK, "migration"):
+    with MIGRATION.held(collection.folder):
         _the_one(collection, served=served)
         with collection.store.write() as transaction:
             beside.drop(transaction)
@@ -242,8 +242,8 @@ class _Migration:
         store, folder = self._collection.store, self._collection.folder
         with ExitStack() as locks:
             try:
-                locks.enter_context(held_alone(folder / "build.lock", "indexing"))
-                locks.enter_context(held_alone(folder / "deeds.lock", "tidying up"))
+                locks.enter_context(INDEXING.held(folder))
+                locks.enter_context(TIDYING.held(folder))
             except CollectionLocked as error:
                 raise CollectionLocked(f"{error}; the vectors are ready, switch later") from error
             self._wait_for_compaction(locks)
@@ -277,9 +277,7 @@ class _Migration:
         """Let one that is under way end, and no other begin, which would write the old vectors."""
         while True:
             try:
-                locks.enter_context(
-                    held_alone(self._collection.folder / "compaction.lock", "compaction")
-                )
+                locks.enter_context(COMPACTION.held(self._collection.folder))
                 return
             except CollectionLocked:
                 if self._stop.wait(_POLL_SECONDS):

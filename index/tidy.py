@@ -13,8 +13,8 @@ from index.collection import Collection
 from index.deeds import Outcome, Plan, Wish, carry_out, plan, undo
 from index.duplicates import Group
 from index.errors import DeedRefused
-from index.files import held_alone
 from index.journal import Journal, read_journal
+from index.locks import TIDYING
 from index.printable import printable
 
 _DONE: Final = {"move": "moved", "link": "linked", "delete": "deleted"}
@@ -105,7 +105,7 @@ def tidy(
     what, outcomes, journal = plan(groups, wish), [], None
     with ExitStack() as stack:
         if yes and what.steps:
-            stack.enter_context(held_alone(collection.folder / "deeds.lock", "tidying up"))
+            stack.enter_context(TIDYING.held(collection.folder))
             journal = stack.enter_context(Journal.started(collection.folder / "journals"))
             say(f"journal: {journal.path}")
         try:
@@ -132,7 +132,7 @@ def undo_all(collection: Collection, journal: Path, say: Callable[[str], None]) 
         CollectionLocked: another process is at it.
     """
     entries, undone, left_alone = read_journal(journal), 0, []
-    with held_alone(collection.folder / "deeds.lock", "tidying up"):
+    with TIDYING.held(collection.folder):
         for entry in reversed(entries):
             try:
                 undone += undo(entry)
