@@ -18,7 +18,7 @@ from index.build import build
 from index.calibrate import FOLDS, LEAST_FALSE_MATCHES, CalibrationSettings, _curve, sample
 from index.catalog import Catalog
 from index.collection import Collection, CopyQuery
-from index.commands.build import _calibrate
+from index.commands.calibrate import Calibrator
 from index.commands.signals import Stop
 from index.edits import EDITS
 from index.encoder import Encoder
@@ -226,10 +226,10 @@ def test_a_build_that_is_stopped_while_it_calibrates_stores_nothing(
     options = cli._parser().parse_args(
         ["build", "source", "--collection", "measured", "--encoder", str(encoder_path)]
     )
-    _calibrate(collection, options, Stopped())
+    Calibrator(collection, options, Stopped()).calibrate_where_due()
     assert collection.measured() is None
     assert "the same command does it" in capsys.readouterr().err
-    _calibrate(collection, options, Stop())
+    Calibrator(collection, options, Stop()).calibrate_where_due()
     assert collection.is_calibrated()
 
 

@@ -224,7 +224,7 @@ def following(source: Path, data: Path, encoder_path: Path) -> Iterator[subproce
         command,
         env={**os.environ, "PYTHONPATH": str(_PROJECT)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     ) as process:
         try:
@@ -246,8 +246,42 @@ def test_the_command_says_a_line_a_change_and_stops_when_asked(
         source.mkdir()
         assert json.loads(process.stdout.readline())["gone"] == 4
         process.send_signal(number)
-        assert process.stdout.read() == ""
-        assert process.wait(_PATIENCE_SECONDS) == 0
+        output, said = process.communicate(timeout=_PATIENCE_SECONDS)
+        assert output == ""
+        assert process.returncode == 0
+        assert said.count("not calibrated: there are") == 1, "not again for each picture"
+
+
+def test_the_command_calibrates_as_build_does(
+    source: Path, tmp_path: Path, encoder_path: Path
+) -> None:
+    """The first time, though the encoder's file is another by then, and once it has doubled."""
+    given = tmp_path / "given.onnx"
+    given.write_bytes(encoder_path.read_bytes())
+    for seed in range(10, 70):
+        (source / f"{seed}.jpg").write_bytes(jpeg(seed))
+    more = tmp_path / "more"
+    more.mkdir()
+    for seed in range(100, 170):
+        (more / f"{seed}.jpg").write_bytes(jpeg(seed))
+
+    def measured_on() -> int | None:
+        with Catalog(tmp_path / "data").open("pictures") as collection:
+            found = collection.measured()
+            return None if found is None else found.images
+
+    with following(source, tmp_path / "data", given) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["added"] == 63
+        given.unlink()
+        put_beside(source, 5).rename(source / "5.jpg")
+        assert json.loads(process.stdout.readline())["added"] == 1
+        assert measured_on() == 63
+        more.rename(source / "more")
+        assert json.loads(process.stdout.readline())["added"] == 70
+        put_beside(source, 6).rename(source / "6.jpg")
+        assert json.loads(process.stdout.readline())["added"] == 1
+        assert measured_on() == 134
 
 
 def test_the_command_goes_on_with_another_encoder_where_the_collection_does(

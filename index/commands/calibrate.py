@@ -17,10 +17,16 @@ from index.commands.command import (
     not_negative,
     positive,
     print_json,
+    say,
 )
 from index.commands.signals import Stop, stoppable
 from index.commands.work import add_encoder_flags, encoder_file
 from index.encoder import Encoder
+from index.errors import TooFewImages
+
+
+class _Interrupted(Exception):
+    """The command is to end before the collection is calibrated."""
 
 
 def add(commands: Commands) -> None:
@@ -62,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         Catalog(options.data).open(options.collection, encoder) as collection,
         stoppable() as stop,
     ):
-        measured = measure(collection, encoder, settings, stop=stop)
+        measured = _measure(collection, encoder, settings, stop=stop)
     curve = measured.calibration
     print(f"{options.collection}: {measured.queries:,} queries, {curve.pairs:,} pairs")
     print("false match rate      copy score")
@@ -78,7 +84,53 @@ def _run(options: argparse.Namespace) -> int:
     return DONE
 
 
-def measure(
+class Calibrator:
+    """Calibrates a collection the first time and once it has doubled, and says what came of it.
+
+    All of it or nothing, when ``stop`` is set meanwhile. Where there was too little to measure on,
+    that has to double, too, before it is tried again.
+    """
+
+    def __init__(self, collection: Collection, options: argparse.Namespace, stop: Stop) -> None:
+        self._collection = collection
+        self._options = options
+        self._stop = stop
+        self._refused_at = 0  # images
+
+    def calibrate_where_due(self) -> None:
+        """Do nothing with ``--no-calibrate``, or where it is calibrated."""
+        present = self._collection.count()["present"]
+        if (
+            self._options.no_calibrate
+            or self._stop.is_set()
+            or present < 2 * self._refused_at
+            or self._collection.is_calibrated()
+        ):
+            return
+        name = self._collection.name
+        try:
+            measured = _measure(
+                self._collection, self._encoder(), CalibrationSettings(), check=self._check
+            )
+        except TooFewImages as error:
+            self._refused_at = present
+            say(f"{name}: not calibrated: {error}")
+        except _Interrupted:
+            say(f"{name}: interrupted while it was calibrated; the same command does it")
+        else:
+            say(f"{name}: calibrated on {measured.sampled:,} of its images")
+
+    def _encoder(self) -> Encoder:
+        """The collection's own copy: the file that the job was given may be another by now."""
+        file = self._collection.encoders.path(self._collection.encoder_sha256)
+        return Encoder(file, provider=self._options.provider, threads=self._options.threads)
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise _Interrupted
+
+
+def _measure(
     collection: Collection,
     encoder: Encoder,
     settings: CalibrationSettings,

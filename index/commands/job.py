@@ -32,6 +32,12 @@ def add_job_flags(command: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="text before every id, where two sources have the same ids",
     )
+    command.add_argument(
+        "--no-calibrate",
+        action="store_true",
+        help="do not measure false match rates on the collection, as is done the first time and "
+        "whenever it has doubled",
+    )
 
 
 def _source(text: str) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from index.build import Report
 from index.commands.bars import JobBar
+from index.commands.calibrate import Calibrator
 from index.commands.command import DONE, Commands, add_command, print_json, print_now, say
 from index.commands.job import add_job_flags, facts, open_collection, open_job_encoder, summary
 from index.commands.signals import Stop, stoppable
@@ -56,6 +57,7 @@ def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
         open_collection(options, encoder) as collection,
         JobBar(options.collection) as bar,
     ):
+        calibrator = Calibrator(collection, options, stop)
 
         def tell(report: Report) -> None:
             bar.close()  # of the first job, which may be long; a line is enough for the others
@@ -64,6 +66,7 @@ def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
             else:
                 line = summary(options.collection, report).replace("\n", "; ")
                 print_now(f"{datetime.now():%H:%M:%S} {line}")
+            calibrator.calibrate_where_due()
 
         return watch(
             options.source,
