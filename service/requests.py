@@ -224,8 +224,9 @@ class GroupsQuery(Strictness):
     verify: bool = Field(
         default=False,
         description="Whether to give every match a second look, unless bytes or pixels are equal: "
-        "what it refuses leaves its group, and is grouped again among itself. `limit` counts "
-        "groups before that look, so a page may have a few more or less.",
+        "what it refuses leaves its group, and is grouped again among itself. It adds none from "
+        "below the threshold, as a check with `verify` does. `limit` counts groups before that "
+        "look, so a page may have a few more or less.",
     )
 
 

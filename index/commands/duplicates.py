@@ -65,7 +65,7 @@ def add(commands: Commands) -> None:
         "--verify",
         action="store_true",
         help="give every match a second look, unless bytes or pixels are equal; what it refuses "
-        "leaves its group",
+        "leaves its group. It adds none from below the threshold, as a lookup with verify does",
     )
     command.add_argument(
         "--report", type=Path, metavar="FILE", help="write a page with all pictures, one HTML file"
