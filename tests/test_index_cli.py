@@ -97,6 +97,18 @@ def test_build_says_what_it_did(build: list[str], capsys: pytest.CaptureFixture[
     )
 
 
+def test_archives_in_a_folder_of_pictures_are_named(
+    build: list[str], source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / "album").mkdir()
+    for number in range(7):
+        (source / "album" / f"{number}.zip").write_bytes(b"")
+    assert main(build) == 0
+    said = capsys.readouterr().err
+    assert "without the archives in it: album/0.zip, album/1.zip, " in said
+    assert "album/4.zip and 2 more; give them as sources of their own" in said
+
+
 def test_build_with_something_left_out_names_the_report(
     build: list[str], source: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

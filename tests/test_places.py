@@ -26,7 +26,7 @@ from index.catalog import Catalog
 from index.collection import Collection
 from index.encoder import Encoder
 from index.errors import SourceNotFound, SourceUnreadable
-from index.sources import count, locator_prefix, path_of, read, scan
+from index.sources import count, locator_prefix, path_of, read, scan, unread_archives
 from index.sources.places import Remote, place_of
 
 
@@ -63,6 +63,11 @@ def test_a_folder_at_a_url_is_the_same_as_here(tmp_path: Path, bucket: str) -> N
     assert sorted(item[0] for item in items) == sorted(item[0] for item in seen(tmp_path))
     assert dict.fromkeys(seen(tmp_path)) == dict.fromkeys(sorted(items))
     assert "url:memory://bucket/a/x/deep #1.TIFF" in [item.locator for item in scan(bucket)]
+
+
+def test_archives_beside_pictures_at_a_url_are_told(tmp_path: Path, bucket: str) -> None:
+    upload(write(tmp_path, "a.jpg", "b.zip", "c/d.tar", "c/.e.zip"), bucket)
+    assert unread_archives(bucket) == ["b.zip", "c/d.tar"]
 
 
 def assert_sound_remote(url: str) -> list[tuple[str, int, str | None, bytes]]:

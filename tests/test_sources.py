@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.errors import SourceNotFound, SourceUnreadable
-from index.sources import SourceItem, count, is_same_place, locator_prefix, path_of, read, scan
+from index.sources import (
+    SourceItem,
+    count,
+    is_same_place,
+    locator_prefix,
+    path_of,
+    read,
+    scan,
+    unread_archives,
+)
 
 
 def write(folder: Path, *names: str) -> Path:
@@ -548,6 +557,17 @@ def test_an_archive_beside_folders_does_not_hide_them(tmp_path: Path) -> None:
     write_parquet(tmp_path / "features.parquet", [b"x"])
     write(tmp_path, "cats/a.jpg")
     assert ids(tmp_path) == ["cats/a.jpg"]
+
+
+def test_archives_that_a_folder_of_pictures_hides_are_told(tmp_path: Path) -> None:
+    """At any depth; of a folder of shards all are read."""
+    (tmp_path / "shards").mkdir()
+    write_tar(tmp_path / "shards" / "a.tar", [("1.jpg", b"x")])
+    write_parquet(tmp_path / "b.PARQUET", [b"x"])
+    assert unread_archives(tmp_path / "shards") == []
+    assert unread_archives(tmp_path / "shards" / "a.tar") == []
+    write(tmp_path, "a.jpg", "cats/c.zip", "cats/.hidden.zip", ".git/d.zip", "cats/e.tar.gz")
+    assert unread_archives(tmp_path) == ["b.PARQUET", "cats/c.zip", "shards/a.tar"]
 
 
 def test_two_kinds_of_shards_in_one_folder_are_refused(tmp_path: Path) -> None:

@@ -237,6 +237,7 @@ def following(source: Path, data: Path, encoder_path: Path) -> Iterator[subproce
 def test_the_command_says_a_line_a_change_and_stops_when_asked(
     source: Path, tmp_path: Path, encoder_path: Path, number: signal.Signals
 ) -> None:
+    (source / "old.zip").write_bytes(b"")
     with following(source, tmp_path / "data", encoder_path) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["added"] == 3
@@ -250,6 +251,7 @@ def test_the_command_says_a_line_a_change_and_stops_when_asked(
         assert output == ""
         assert process.returncode == 0
         assert said.count("not calibrated: there are") == 1, "not again for each picture"
+        assert said.count("without the archives in it: old.zip; give them") == 1
 
 
 def test_the_command_calibrates_as_build_does(

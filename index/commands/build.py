@@ -8,7 +8,14 @@ from index.build import build
 from index.commands.bars import JobBar
 from index.commands.calibrate import Calibrator
 from index.commands.command import DONE, LEFT_OUT, Commands, add_command, print_json, say
-from index.commands.job import add_job_flags, facts, open_collection, open_job_encoder, summary
+from index.commands.job import (
+    add_job_flags,
+    facts,
+    open_collection,
+    open_job_encoder,
+    say_what_is_not_read,
+    summary,
+)
 from index.commands.signals import stoppable
 from index.commands.work import job_settings
 
@@ -39,6 +46,8 @@ def _run(options: argparse.Namespace) -> int:
         )
         bar.close()
         say(summary(options.collection, report))
+        if not stop.is_set():
+            say_what_is_not_read(options.source)
         Calibrator(collection, options, stop).calibrate_where_due()
     if options.json:
         print_json(facts(options.collection, encoder, report))

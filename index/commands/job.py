@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from index import sources
 from index.build import Report, open_encoder
@@ -13,6 +14,10 @@ from index.collection import Collection
 from index.commands.command import say
 from index.commands.work import add_encoder_flags, add_work_flags, encoder_file
 from index.encoder import Encoder
+from index.errors import SourceError
+from index.printable import printable
+
+_MOST_NAMES: Final = 5
 
 
 def add_job_flags(command: argparse.ArgumentParser) -> None:
@@ -52,6 +57,20 @@ def open_collection(options: argparse.Namespace, encoder: Encoder) -> Collection
     if not catalog.exists(options.collection):
         sources.locator_prefix(options.source)  # refuses what is none
     return catalog.create(options.collection, encoder)
+
+
+def say_what_is_not_read(source: str) -> None:
+    """Name archives in a folder of pictures, of which nothing else tells."""
+    archives: list[str] = []
+    with suppress(SourceError):  # whoever reads it says so
+        archives = sources.unread_archives(source)
+    if archives:
+        names = ", ".join(map(printable, archives[:_MOST_NAMES]))
+        more = len(archives) - _MOST_NAMES
+        say(
+            f"{source} is read as a folder of pictures, without the archives in it: {names}"
+            f"{f' and {more:,} more' if more > 0 else ''}; give them as sources of their own"
+        )
 
 
 def open_job_encoder(options: argparse.Namespace) -> Encoder:

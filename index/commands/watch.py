@@ -10,7 +10,14 @@ from index.build import Report
 from index.commands.bars import JobBar
 from index.commands.calibrate import Calibrator
 from index.commands.command import DONE, Commands, add_command, print_json, print_now, say
-from index.commands.job import add_job_flags, facts, open_collection, open_job_encoder, summary
+from index.commands.job import (
+    add_job_flags,
+    facts,
+    open_collection,
+    open_job_encoder,
+    say_what_is_not_read,
+    summary,
+)
 from index.commands.signals import Stop, stoppable
 from index.commands.work import job_settings
 from index.errors import EncoderSwitched
@@ -57,6 +64,7 @@ def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
         open_collection(options, encoder) as collection,
         JobBar(options.collection) as bar,
     ):
+        say_what_is_not_read(options.source)
         calibrator = Calibrator(collection, options, stop)
 
         def tell(report: Report) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from index.errors import SourceError, SourceUnreadable
-from index.sources.folders import count_folder, scan_folder
+from index.sources.folders import count_folder, paths_in, scan_folder
 from index.sources.item import LARGEST_FILE_BYTES, SourceItem, is_picture
 from index.sources.parquet import count_rows, read_row, scan_parquet
 from index.sources.places import (
@@ -50,6 +50,7 @@ __all__ = [
     "read",
     "scan",
     "stamps",
+    "unread_archives",
 ]
 
 Kind = Literal["file", "url", "parquet", "tar", "zip"]
@@ -135,6 +136,18 @@ def stamps(source: str | Path) -> Iterator[tuple[str, int, int]]:
     if found.shards:
         return ((shard.text, *shard.size_and_time()) for shard in found.shards)
     return ((item.id, item.size_bytes, item.mtime_ns) for item in scan_folder(found.root))
+
+
+def unread_archives(source: str | Path) -> list[str]:
+    """Archives and Parquet files that a scan passes over, by their paths in a folder of images.
+
+    Raises:
+        SourceNotFound, SourceUnreadable: as ``scan``.
+    """
+    found = _recognise(source)
+    if found.shards:
+        return []
+    return [path for path in paths_in(found.root, _is_archive) if _is_archive(path)]
 
 
 def locator_prefix(source: str | Path) -> str:
@@ -228,7 +241,7 @@ def _entries(root: Place) -> list[Place]:
     """What a folder holds, without what is hidden; a file stands for itself."""
     if isinstance(root, Remote):
         root.files.invalidate_cache()  # lists that an earlier scan has fetched
-        if _suffix(root)[1:] in _SCANS:
+        if _is_archive(root.name):
             root.size_and_time()  # says so if it is not there
             return [root]
         return [entry for entry in root.entries() if not entry.name.startswith(".")]
@@ -242,6 +255,10 @@ def _entries(root: Place) -> list[Place]:
 
 def _suffix(place: Place) -> str:
     return Path(place.name).suffix.lower()
+
+
+def _is_archive(name: str) -> bool:
+    return Path(name).suffix.lower()[1:] in _SCANS
 
 
 def _is_folder(place: Place) -> bool:

@@ -3,47 +3,62 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 from index.errors import SourceError
 from index.sources.item import SourceItem, is_picture
 from index.sources.places import Local, Place, Remote, escape, reading
 
+Wanted: TypeAlias = Callable[[str], bool]
+"""Whether a file of this name is looked for."""
+
 
 def scan_folder(root: Place) -> Iterator[SourceItem]:
     """Each file with an image suffix at any depth, by its path within the folder."""
-    return _scan_remote(root, "") if isinstance(root, Remote) else _scan_local(root.path)
+    return _scan_remote(root) if isinstance(root, Remote) else _scan_local(root.path)
 
 
 def count_folder(root: Place) -> int:
     """How many items ``scan_folder`` gives."""
+    return sum(1 for _ in paths_in(root, is_picture))
+
+
+def paths_in(root: Place, wanted: Wanted) -> Iterator[str]:
+    """Files of such names at any depth, hidden ones left out, by their paths within the folder."""
     if isinstance(root, Remote):
-        return sum(1 for _ in _scan_remote(root, ""))
-    return sum(1 for _ in _walk(root.path))
+        return (above + entry.name for above, entry in _walk_remote(root, wanted))
+    local = root.path
+    return (escape(path.relative_to(local).as_posix()) for path in _walk(local, wanted))
 
 
-def _scan_remote(folder: Remote, above: str) -> Iterator[SourceItem]:
+def _scan_remote(root: Remote) -> Iterator[SourceItem]:
+    for above, entry in _walk_remote(root, is_picture):
+        size_bytes, mtime_ns = entry.size_and_time()
+        yield SourceItem(
+            id=above + entry.name,
+            locator=f"url:{entry.text}",
+            size_bytes=size_bytes,
+            mtime_ns=mtime_ns,
+            label=above.partition("/")[0] or None,
+            fetch=entry.read,
+        )
+
+
+def _walk_remote(folder: Remote, wanted: Wanted, above: str = "") -> Iterator[tuple[str, Remote]]:
     # A folder that cannot be listed ends the scan: all that is in it would be taken for gone.
     for entry in folder.entries():
         if entry.name.startswith("."):
             continue
         if entry.is_folder:
-            yield from _scan_remote(entry, f"{above}{entry.name}/")
-        elif is_picture(entry.name):
-            size_bytes, mtime_ns = entry.size_and_time()
-            yield SourceItem(
-                id=above + entry.name,
-                locator=f"url:{entry.text}",
-                size_bytes=size_bytes,
-                mtime_ns=mtime_ns,
-                label=above.partition("/")[0] or None,
-                fetch=entry.read,
-            )
+            yield from _walk_remote(entry, wanted, f"{above}{entry.name}/")
+        elif wanted(entry.name):
+            yield above, entry
 
 
 def _scan_local(root: Path) -> Iterator[SourceItem]:
-    for path in _walk(root):
+    for path in _walk(root, is_picture):
         parts = path.relative_to(root).parts
         size_bytes, mtime_ns = Local(path).size_and_time()
         yield SourceItem(
@@ -56,10 +71,13 @@ def _scan_local(root: Path) -> Iterator[SourceItem]:
         )
 
 
-def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
-    """Paths of the images under a folder; a link back to a folder it lies in is not entered.
+def _walk(
+    folder: Path, wanted: Wanted, above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[Path]:
+    """Paths of files of such names under a folder.
 
-    A folder within, whose list cannot be read, stands for itself: reading it then says why.
+    A link back to a folder that it lies in is not entered. A folder within, whose list cannot be
+    read, stands for itself: reading it then says why.
     """
     try:
         with reading(Local(folder)):
@@ -78,8 +96,8 @@ def _walk(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iter
         if entry.name.startswith("."):
             continue
         if _is_folder(entry):
-            yield from _walk(folder / entry.name, above | {identity})
-        elif is_picture(entry.name):
+            yield from _walk(folder / entry.name, wanted, above | {identity})
+        elif wanted(entry.name):
             yield folder / entry.name
 
 
