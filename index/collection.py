@@ -217,7 +217,8 @@ class Collection:
             raise EncoderMismatch(
                 f"collection {self.name!r} was made with encoder {self.encoder_sha256[:12]} "
                 f"(run {self.metadata.run_id}), found encoder {encoder.sha256[:12]} "
-                f"(run {encoder.metadata.run_id}); their vectors do not compare"
+                f"(run {encoder.metadata.run_id}); their vectors do not compare, but "
+                "kindred-index migrate takes a collection over to another encoder"
             )
 
     # Images
