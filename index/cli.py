@@ -1,8 +1,4 @@
-"""``kindred-index``: build a collection, follow its source, check, keep, migrate and tidy it up.
-
-Exit status: 0 done, 1 done but with something left out or wrong that the output names, 2 refused,
-130 or 143 interrupted (the same command goes on).
-"""
+"""``kindred-index``: build a collection, follow its source, check, keep, migrate and tidy it up."""
 
 from __future__ import annotations
 
@@ -25,7 +21,7 @@ from index.commands import (
     verify,
     watch,
 )
-from index.commands.command import REFUSED, Refused
+from index.commands.command import REFUSED, STATUSES, Refused
 from index.commands.signals import Terminated
 from index.errors import KindredError
 
@@ -48,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="kindred-index", description="Index images into collections that can be searched."
+        prog="kindred-index",
+        description="Index images into collections that can be searched.",
+        epilog=STATUSES,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in (

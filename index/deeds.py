@@ -47,9 +47,11 @@ class Wish:
     to: Path | None = None
 
     def __post_init__(self) -> None:
-        if (self.deed == "move") != (self.to is not None):
+        if self.deed == "move" and self.to is None:
+            raise ValueError("found move without a folder, expected --to DIR as well")
+        if self.deed != "move" and self.to is not None:
             raise ValueError(
-                f"found {self.deed} and the folder {self.to}, expected a folder for a move alone"
+                f"found {self.deed} and --to {self.to}, expected --to for a move alone"
             )
         if unknown := set(self.tiers) - set(TIERS):
             raise ValueError(f"found tiers {', '.join(sorted(unknown))}, expected some of {TIERS}")

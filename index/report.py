@@ -33,8 +33,8 @@ MOST_IMAGES: Final = 24
 """Of one group, so many are shown on the page that have other bytes."""
 
 _COLUMNS: Final = (
-    "group id source keep tier score false_match_rate width height size_bytes format".split()
-)
+    "group id source keep tier score false_match_rate width height size_bytes format verified"
+).split()
 _SPREADSHEET_COMMANDS: Final = ("=", "+", "-", "@", "\t", "\r")
 _SECURITY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _MOST_NAMES: Final = 5
@@ -82,13 +82,14 @@ def write_csv(path: Path, groups: Sequence[Group]) -> None:
     """A row an image, of each group the one to keep first; UTF-8, as RFC 4180 has it.
 
     An id that a spreadsheet would take for a formula has an apostrophe before it; ``source`` is
-    always exact.
+    always exact. ``verified`` is empty where no second look was taken.
     """
     with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for group in groups:
             for item, match in zip(group.images, (None, *group.matches), strict=True):
+                look = match.evidence.get("verified") if match else None
                 writer.writerow(
                     [
                         _harmless(group.id),
@@ -102,6 +103,7 @@ def write_csv(path: Path, groups: Sequence[Group]) -> None:
                         item.height,
                         item.size_bytes,
                         item.format,
+                        "" if look is None else "yes" if look else "no",
                     ]
                 )
 

@@ -280,9 +280,11 @@ def test_files_are_not_moved_to_where_they_are_indexed_again(source: Path, tmp_p
 
 
 def test_a_wish_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
-    for deed, to in (("move", None), ("delete", tmp_path), ("link", tmp_path)):
-        with pytest.raises(ValueError, match="expected a folder for a move alone"):
-            Wish(deed, to=to)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="move without a folder, expected --to DIR"):
+        Wish("move")
+    for deed in ("delete", "link"):
+        with pytest.raises(ValueError, match="expected --to for a move alone"):
+            Wish(deed, to=tmp_path)
     with pytest.raises(ValueError, match="found tiers sure"):
         Wish("delete", tiers=("exact", "sure"))  # type: ignore[arg-type]
 

@@ -130,7 +130,7 @@ def test_what_is_refused_is_explained(
     unknown = ["--collection", "unknown"]
     for arguments, explanation in [
         (["build", str(source / "missing"), *build[2:]], "missing is not there"),
-        ([*build, "--encoder", other], "their vectors do not compare"),
+        ([*build, "--encoder", other], "do not compare, but kindred-index migrate takes"),
         ([*build, "--encoder", str(source / "0.jpg")], "0.jpg"),
         ([*build, "--collection", "No Name"], "'No Name' is not allowed"),
         (["inspect", *unknown], "no collection 'unknown'"),
@@ -195,7 +195,9 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
     assert end.value.code == 0
-    assert "--collection NAME" in capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--collection NAME" in said
+    assert "1 done but with something left out or wrong that the output names" in said
 
 
 def test_inspect_says_what_a_collection_holds(

@@ -215,8 +215,11 @@ def test_a_table_has_a_row_an_image_and_reads_back_as_it_was(
         match = {match.id: match for match in group.matches}.get(item.id)
         assert row["tier"] == (match.tier if match else "")
         assert bool(row["score"]) == bool(row["false_match_rate"]) == (match is not None)
+        look = match.evidence.get("verified") if match else None
+        assert row["verified"] == {None: "", True: "yes", False: "no"}[look]
         if match:
             assert float(row["score"]) == pytest.approx(match.score, abs=1e-6)
+    assert {row["verified"] for row in rows} == {"", "yes"}
 
 
 def test_no_cell_of_a_table_begins_like_a_formula(tmp_path: Path, groups: list[Group]) -> None:

@@ -245,9 +245,10 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_done(
     foreign.write_text("no journal\n")
     undo = ["undo", "--collection", "pictures"]
     for arguments, explanation in [
-        ([*DUPLICATES, "--yes"], "--yes and --to go with --apply"),
-        ([*DUPLICATES, "--apply", "move"], "expected a folder for a move alone"),
-        ([*DUPLICATES, "--apply", "delete", "--to", "x"], "expected a folder for a move alone"),
+        ([*DUPLICATES, "--yes"], "--yes, --to and --tiers go with --apply"),
+        ([*DUPLICATES, "--tiers", "exact"], "--yes, --to and --tiers go with --apply"),
+        ([*DUPLICATES, "--apply", "move"], "found move without a folder, expected --to DIR"),
+        ([*DUPLICATES, "--apply", "delete", "--to", "x"], "expected --to for a move alone"),
         ([*DUPLICATES, "--apply", "delete", "--tiers", "all"], "found tiers all"),
         (
             [*DUPLICATES, "--apply", "move", "--to", str(source / "x"), "--yes"],
@@ -256,6 +257,10 @@ def test_what_cannot_be_asked_for_is_refused_before_anything_is_done(
         (
             [*DUPLICATES, "--report", str(tmp_path / "no" / "r.html")],
             "--report: there is no folder",
+        ),
+        (
+            [*DUPLICATES, "--csv", str(tmp_path)],
+            f"--csv: {tmp_path} is a folder, expected a file",
         ),
         ([*undo, str(foreign)], "so it is no journal"),
         ([*undo, str(tmp_path / "nowhere")], "cannot be read: No such file"),

@@ -13,6 +13,10 @@ from typing import Final, TypeAlias
 DONE: Final = 0
 LEFT_OUT: Final = 1
 REFUSED: Final = 2
+STATUSES: Final = (
+    "Exit status: 0 done, 1 done but with something left out or wrong that the output names, "
+    "2 refused, 130 or 143 interrupted (the same command goes on)."
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What a command adds itself to."""
@@ -27,7 +31,10 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """Add a command on one collection, ``run`` by ``main``; returns it for flags of its own."""
     command = commands.add_parser(
-        name, help=description, description=f"{description[0].upper()}{description[1:]}."
+        name,
+        help=description,
+        description=f"{description[0].upper()}{description[1:]}.",
+        epilog=STATUSES,
     )
     command.set_defaults(run=run)
     command.add_argument("--collection", required=True, metavar="NAME", help="its name")

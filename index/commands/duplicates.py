@@ -88,9 +88,8 @@ def add(commands: Commands) -> None:
     command.add_argument("--to", type=Path, metavar="DIR", help="where --apply move puts files")
     command.add_argument(
         "--tiers",
-        default=",".join(CERTAIN),
         metavar="TIER,...",
-        help=f"what --apply acts upon, of {', '.join(TIERS)} (default: %(default)s)",
+        help=f"what --apply acts upon, of {', '.join(TIERS)} (default: {','.join(CERTAIN)})",
     )
     command.add_argument("--yes", action="store_true", help="do it")
 
@@ -100,6 +99,8 @@ def _run(options: argparse.Namespace) -> int:
     for option, path in (("--report", options.report), ("--csv", options.csv)):
         if path is not None and not path.absolute().parent.is_dir():
             raise Refused(f"{option}: there is no folder {path.absolute().parent}")
+        if path is not None and path.is_dir():
+            raise Refused(f"{option}: {path} is a folder, expected a file")
     with Catalog(options.data).open(options.collection) as collection:
         if options.keep in ("sharpness", "metadata"):
             _say_what_is_not_described(collection)
@@ -156,11 +157,12 @@ def _run(options: argparse.Namespace) -> int:
 
 def _wish(options: argparse.Namespace) -> Wish | None:
     if options.apply is None:
-        if options.yes or options.to:
-            raise Refused("--yes and --to go with --apply")
+        if options.yes or options.to is not None or options.tiers is not None:
+            raise Refused("--yes, --to and --tiers go with --apply")
         return None
+    tiers = CERTAIN if options.tiers is None else tuple(options.tiers.split(","))
     try:
-        return Wish(options.apply, tuple(options.tiers.split(",")), options.to)
+        return Wish(options.apply, tiers, options.to)
     except ValueError as error:
         raise Refused(f"--apply: {error}") from error
 
