@@ -41,7 +41,7 @@ _DESCRIPTION: Final = """\
 Kindred answers two questions about pictures: which ones **look like** this one, and which are \
 **copies** of it.
 
-An image in a request is one of `{"id"}`, `{"base64"}`, `{"url"}` or `{"vector"}` in `query`; the \
+An image in a request is one of `{"id"}`, `{"base64"}` or `{"vector"}` in `query`; the \
 `/file` twin of a route takes multipart `file`, with the options as form fields of the same names \
 (objects as JSON text). Errors are `application/problem+json` (RFC 9457). Scores are cosines: \
 higher is nearer. `HEAD` is answered wherever `GET` is.

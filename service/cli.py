@@ -21,6 +21,7 @@ from service.observation import log_to_standard_error
 from service.settings import PREFIX, Settings, unknown_variables
 
 _REFUSED = 2
+_FLAGS = ("host", "port", "data", "encoder", "provider")
 GRACE_SECONDS = 7  # for requests under way; Docker and others kill ten after they have asked
 _log = logging.getLogger("kindred.service")
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = _settings(arguments)
     except ValidationError as error:
         for each in error.errors():
-            name = PREFIX + "_".join(str(part) for part in each["loc"]).upper()
+            setting = "_".join(str(part) for part in each["loc"])
+            name = PREFIX + setting.upper()
+            name = f"--{setting} or {name}" if setting in _FLAGS else name
             print(f"kindred-serve: {name}: {each['msg']}, found {each['input']!r}", file=sys.stderr)
         return _REFUSED
     log_to_standard_error(settings.log_level)
@@ -52,7 +55,7 @@ def _settings(arguments: Sequence[str] | None) -> Settings:
         epilog="All settings are environment variables too, and more: "
         + ", ".join(PREFIX + name.upper() for name in Settings.model_fields),
     )
-    for name in ("host", "port", "data", "encoder", "provider"):
+    for name in _FLAGS:
         parser.add_argument(f"--{name}", help=Settings.model_fields[name].description)
     given: dict[str, Any] = {
         name: value for name, value in vars(parser.parse_args(arguments)).items() if value

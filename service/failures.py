@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -186,6 +187,8 @@ def _shortened(value: Any) -> Any:
         return f"an object of {len(value)} members"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
+    if isinstance(value, UploadFile):
+        return f"a file, {_shortened(value.filename)}"
     text = value if isinstance(value, str) else repr(value)
     text = text if len(text) <= 80 else text[:77] + "..."
     return text.encode(errors="backslashreplace").decode()  # JSON can carry half a surrogate pair

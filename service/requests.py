@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, get_args
 
 from fastapi import Request, UploadFile
 from pydantic import (
@@ -59,6 +59,12 @@ async def known_query(request: Request) -> None:
             invalid(f"query.{name}", f"unknown, expected {expected}", found=found)
 
 
+def _check_verdict(value: Any) -> Any:
+    if value is not None and value not in get_args(Verdict):
+        raise ValueError("expected 'same', 'different', or null to take back what was said")
+    return value
+
+
 ImageId = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 Filter = Annotated[
     filters.Filter, PlainValidator(_parse_filter), WithJsonSchema({"type": "object"})
@@ -86,7 +92,7 @@ class ImageQuery(Body):
         description="An image file's bytes in base64; a `data:` URL is taken too.",
     )
     url: str | None = Field(
-        default=None, description="Address of an image. Fetching is not enabled: answers 422."
+        default=None, description="Address of an image: none is fetched, so this answers 422."
     )
     vector: list[FiniteFloat] | None = Field(
         default=None, description="An `embedding`, as `/v1/embed` answers it. For search only."
@@ -242,7 +248,7 @@ class VerdictRequest(Body):
     ids: list[ImageId] = Field(
         min_length=2, max_length=100, description="Images; the verdict is of each pair of them."
     )
-    verdict: Verdict | None = Field(
+    verdict: Annotated[Verdict | None, BeforeValidator(_check_verdict)] = Field(
         description="`same`, `different`, or null to take back what was said."
     )
 

@@ -312,6 +312,13 @@ def test_a_validation_error_names_the_field_and_what_was_found(service: TestClie
     assert errors["body.offset"]["found"] == "x"
 
 
+def test_a_file_in_a_field_of_another_name_is_named(service: TestClient) -> None:
+    answer = service.post(f"{SEARCH}/file", files={"picture": ("é.jpg", b"x"), "also": b"y"})
+    errors = {each["field"]: each for each in assert_problem(answer, problems.INVALID)["errors"]}
+    assert errors["body.file"]["message"] == "Field required"
+    assert errors["body.picture"]["found"] == "a file, é.jpg"
+
+
 def test_an_unknown_parameter_is_told_which_ones_there_are(service: TestClient) -> None:
     answer = service.get("/v1/collections/demo/images?limt=5")
     assert assert_problem(answer, problems.INVALID)["errors"] == [

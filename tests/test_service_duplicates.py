@@ -281,7 +281,8 @@ def test_a_verdict_is_kept_and_answers_go_by_it(
     ("body", "status", "words"),
     [
         ({"ids": ["a"], "verdict": "same"}, 422, "body.ids"),
-        ({"ids": ["a", "b"], "verdict": "alike"}, 422, "'same' or 'different'"),
+        ({"ids": ["a", "b"], "verdict": "alike"}, 422, "'same', 'different', or null to take back"),
+        ({"ids": ["a", "b"], "verdict": ["same"]}, 422, "'same', 'different', or null"),
         ({"ids": ["a", "b"]}, 422, "body.verdict"),
         ({"ids": ["a", "b"], "verdict": "same"}, 404, "no image 'a'"),
     ],

@@ -527,7 +527,7 @@ def _logging_left_alone() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("KINDRED_PORT", "many", "KINDRED_PORT: Input should be a valid integer"),
+        ("KINDRED_PORT", "many", "--port or KINDRED_PORT: Input should be a valid integer"),
         ("KINDRED_MAX_QUEUE", "0", "KINDRED_MAX_QUEUE: Input should be greater"),
         ("KINDRED_HOST", "203.0.113.1", "cannot listen on 203.0.113.1"),
     ],
