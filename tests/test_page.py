@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from serving import Process, process, upload
 
 from index.catalog import Catalog
@@ -310,6 +310,20 @@ def test_collections_that_could_not_be_listed_are_asked_for_again(page: Page) ->
     expect(pictures(page).first).to_be_visible()
 
 
+def test_while_copies_are_looked_for_the_menu_is_there_and_a_sign_of_work(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/duplicates/check", lambda route: held.append(route))
+    with page.expect_request("**/duplicates/check"):
+        page.goto("/?collection=other&id=only.jpg&mode=same", wait_until="commit")
+    expect(page.get_by_label("Collection")).to_have_value("other")
+    working = "getComputedStyle(document.querySelector('.bar'), '::after').animationName"
+    assert page.evaluate(working) == "working"
+    held[0].continue_()
+    expect(page.locator("#notice")).to_contain_text("No copies in other.")
+    expect(page.locator("body")).not_to_have_class("busy")
+    assert page.evaluate(working) == "none"
+
+
 def test_where_there_is_no_copy_it_says_so_and_how_strict_it_was(page: Page) -> None:
     page.goto("/?collection=other&id=only.jpg&mode=same")
     expect(page.locator("#notice")).to_contain_text("No copies in other.")
@@ -355,6 +369,19 @@ def test_the_collection_can_be_changed(page: Page) -> None:
 def test_what_is_not_there_is_said_in_plain_words(page: Page, path: str, said: str) -> None:
     page.goto(path)
     expect(page.locator("#notice")).to_contain_text(said)
+
+
+@pytest.mark.parametrize("way", ["menu", "home"])
+def test_from_a_collection_that_is_not_there_there_is_a_way_on(page: Page, way: str) -> None:
+    page.goto("/?collection=unheard-of")
+    menu = page.get_by_label("Collection")
+    expect(menu.locator("option:checked")).to_have_text("unheard-of (not here)")
+    if way == "menu":
+        menu.select_option("other")
+    else:
+        page.get_by_role("link", name="Kindred", exact=True).click()
+    expect(pictures(page).first).to_be_visible()
+    expect(menu).not_to_contain_text("not here")
 
 
 def test_a_file_that_is_no_picture_is_refused_in_plain_words(page: Page) -> None:
@@ -405,6 +432,21 @@ def test_it_fits_a_phone_and_a_desk_by_day_and_night(
         "getComputedStyle(document.body)[name].match(/[0-9]+/)[0])"
     )
     assert (int(ink) > int(paper)) == (scheme == "dark")
+    context.close()
+
+
+def test_a_picture_that_no_browser_shows_leaves_its_name_room_on_a_phone(
+    browser: Browser, service: Process, tmp_path: Path, photographs: list[Path]
+) -> None:
+    with Image.open(photographs[0]) as image:
+        image.save(tmp_path / "a picture of the last summer.tiff")
+    context = browser.new_context(base_url=service.address, viewport={"width": 390, "height": 740})
+    page = context.new_page()
+    page.goto("/?collection=demo")
+    expect(pictures(page).first).to_be_visible()
+    page.set_input_files("#file", tmp_path / "a picture of the last summer.tiff")
+    expect(page.locator("#query-unseen")).to_be_visible()
+    assert page.locator("figcaption").evaluate("each => each.clientWidth") > 120
     context.close()
 
 

@@ -16,6 +16,7 @@ const samples = new Map(); // collection -> pictures to begin with, the same unt
 let collections = []; // fetched with the first place that is shown, and again while there are none
 let asking = new AbortController();
 
+const collectionOf = (place) => collections.find((each) => each.name === place.collection);
 const api = (path, options) => request(path, { signal: asking.signal, ...options });
 
 function ask(place, offset = 0) {
@@ -75,6 +76,7 @@ async function show({ from = null, focus = false, scroll = 0 } = {}) {
   try {
     if (!collections.length) ({ collections } = await api('v1/collections'));
     place = here();
+    paintMenu(place); // what is looked for may take seconds
     paint = await prepared(place);
   } catch (error) {
     if (signal.aborted) return;
@@ -95,7 +97,7 @@ async function prepared(place) {
   if (!collections.length) {
     return () => paintNotice(place, 'There is no collection yet.', 'Index a folder of pictures, then reload this page:', 'kindred-index build FOLDER --collection NAME');
   }
-  const collection = collections.find((each) => each.name === place.collection);
+  const collection = collectionOf(place);
   if (!collection) throw noCollection(place.collection);
   if (!collection.searchable) throw collection.encoder === null ? damaged() : otherEncoder(collection.reason);
   if (!place.id && !place.upload) {
@@ -144,7 +146,7 @@ async function sample(name) {
 
 /** Where something went wrong, pictures to go on from; none where there are none to be had. */
 async function wayOn(place) {
-  if (!collections.find((each) => each.name === place.collection)?.searchable) return [];
+  if (!collectionOf(place)?.searchable) return [];
   try {
     const pictures = await sample(place.collection);
     await loaded(pictures);
@@ -172,13 +174,18 @@ async function transition(from, paint) {
 
 // --- painting ---------------------------------------------------------------------------------
 
-function paintFrame(place, { asked = false, heading = '', title = null }) {
+function paintMenu(place) {
   const select = at('collection');
   select.replaceChildren(
+    ...(place.collection && !collectionOf(place) ? [new Option(`${place.collection} (not here)`, place.collection)] : []),
     ...collections.map((each) => new Option(`${each.name}${each.searchable ? '' : each.encoder === null ? ' (damaged)' : ' (another encoder)'}`, each.name)),
   );
   select.value = place.collection ?? '';
   select.closest('label').hidden = collections.length === 0;
+}
+
+function paintFrame(place, { asked = false, heading = '', title = null }) {
+  paintMenu(place);
   document.querySelector('main').classList.toggle('asked', asked);
   at('query').hidden = !asked;
   at('welcome').hidden = true;
@@ -363,7 +370,7 @@ for (const radio of document.querySelectorAll('input[name=mode]')) {
 document.querySelector('[data-home]').addEventListener('click', (event) => {
   if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  go({ collection: here().collection });
+  go({ collection: collectionOf(here())?.name });
 });
 
 // --- begin ------------------------------------------------------------------------------------
