@@ -31,10 +31,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import imagehash
 import numpy as np
 import pdqhash
 from numpy.typing import NDArray
+from peers import LITE0, needs
 from picture_edits import EDITS, Edit
 from PIL import Image
 from tqdm import tqdm
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--lite0", action="store_true", help="EfficientNet-Lite0's features too")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     arguments = parser.parse_args()
+    needs("imagehash", *(LITE0 if arguments.lite0 else ()))
 
     known = [item.read() for item in sources.scan(arguments.source)]
     others = [item.read() for item in sources.scan(arguments.distractors or arguments.source)]
@@ -234,6 +235,7 @@ def settle(lookups: Lookups, database: Files, versions: int) -> tuple[Lookups, l
 
 def hashes(queries: Files, database: Files) -> list[Method]:
     """Perceptual hashes; the score is the Hamming distance below 0."""
+    import imagehash
 
     def phash(data: bytes) -> NDArray[np.bool_]:
         bits: NDArray[np.bool_] = imagehash.phash(open_image(data)).hash

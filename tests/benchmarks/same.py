@@ -34,13 +34,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import imagehash
 import numpy as np
 import pdqhash
 from copies import Floats, Lookups, calibrated, edit, encode, open_image
 from fastapi.testclient import TestClient
 from numpy.random import Generator
 from numpy.typing import NDArray
+from peers import needs
 from picture_edits import EDITS, Edit, Picture
 from PIL import Image, ImageDraw, ImageOps
 from tqdm import tqdm
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--imagededup", type=Path, help="Python of an environment that has it")
     parser.add_argument("--sheet", type=Path, help="picture of the pairs matched in error")
     arguments = parser.parse_args()
+    needs("imagehash")
 
     known = shuffled(arguments.source)
     if arguments.distractors:
@@ -166,6 +167,7 @@ def kindred(
 
 def hashes(lookups: Lookups, database: Sequence[bytes]) -> list[Method]:
     """imagehash's and pdqhash's."""
+    import imagehash
 
     def opened(data: bytes) -> Picture:
         return ImageOps.exif_transpose(open_image(data))

@@ -34,6 +34,7 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from peers import needs
 
 from index.space_index import IndexWriter
 from index.vectors import Floats, MainIndex, Space, Vectors, View
@@ -93,6 +94,8 @@ def main() -> None:
     if arguments.resident:
         report_resident(*arguments.resident)
         return
+    if not arguments.no_peers:
+        needs("hnswlib", "usearch")
 
     clusters = Clusters.make(arguments.dimension)
     queries = clusters.draw(arguments.queries, 1 << 30)
