@@ -162,15 +162,17 @@ class Comparison:
                 is_known = (
                     before.root is None
                     or not self._has_moved(item, before)
-                    or self._is_taken(before)
+                    or self._is_taken(before, item)
                 )
                 return (Keep if is_known else Touch)(*given)
-            if before is not None and self._is_taken(before):
+            if before is not None and self._is_taken(before, item):
                 reason = f"its id belongs to {before.source}; a prefix would tell the two apart"
                 return LeaveOut(*given, reason)
             picture = self._encoder.load(data, max_pixels=self._max_pixels)
         except (SourceError, ImageError) as error:
-            if before is not None and (self._is_taken(before) or self._says(before, item, error)):
+            if before is not None and (
+                self._is_taken(before, item) or self._says(before, item, error)
+            ):
                 return LeaveOut(*given, str(error))
             return LeaveOut(*given, str(error), record)
         return Embed(*given, record.of_picture(picture), picture.pixels)
@@ -193,14 +195,17 @@ class Comparison:
         known = before.state == "unreadable" and before.reason == str(error)
         return known and self._is_same_file(item, before)
 
-    def _is_taken(self, before: Known) -> bool:
-        """Whether an id belongs to an upload, or to another source that still has it."""
+    def _is_taken(self, before: Known, item: SourceItem) -> bool:
+        """Whether an item's id belongs to an upload, or to another source that still has it."""
         if before.root == self.root or before.state != "present":
             return False
         if before.root is None:
             return True
         try:
-            if sources.is_same_place(before.root, self.root):  # by another name, a link for one
+            # By another name, a link for one, or of a source around it.
+            if sources.is_same_place(before.root, self.root) or sources.is_same_place(
+                before.source, item.locator
+            ):
                 return False
             sources.read(before.source)
         except SourceNotFound:

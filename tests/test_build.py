@@ -367,6 +367,16 @@ def test_a_source_by_another_name_is_the_same_one(
     assert counts(run(link, collection, encoder)) == {"unchanged": 5, "gone": 1}
 
 
+def test_a_source_around_another_takes_over_its_files(
+    source: Path, collection: Collection, encoder: Encoder
+) -> None:
+    """They are the same files, so what goes is gone for both."""
+    assert counts(run(source / "a", collection, encoder, prefix="a/")) == {"added": 2}
+    assert counts(run(source, collection, encoder)) == {"added": 4, "unchanged": 2}
+    (source / "a" / "0.jpg").unlink()
+    assert counts(run(source, collection, encoder)) == {"unchanged": 5, "gone": 1}
+
+
 def test_two_images_of_a_source_with_one_id_are_told_apart(
     tmp_path: Path, collection: Collection, encoder: Encoder
 ) -> None:

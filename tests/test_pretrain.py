@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -547,3 +547,13 @@ def test_cuda_is_refused_where_there_is_none(settings: PretrainSettings) -> None
 def test_what_is_no_device_is_refused() -> None:
     with pytest.raises(RunError, match="device is 'gpu', expected auto, cpu or cuda"):
         pretrain.resolve_device("gpu")
+
+
+def test_a_setting_that_was_of_no_use_does_not_keep_a_run_from_going_on() -> None:
+    """An earlier version took any value of it."""
+    settings = PretrainSettings(data="pictures", out="run")
+    recorded = asdict(settings) | {"mixed_share": 0.2, "small_size": 16, "companion": "resnet18"}
+    assert settings.differences(recorded) == []
+    assert settings.differences(recorded | {"epochs": 7}) == [
+        f"epochs was 7, now {settings.epochs}"
+    ]

@@ -21,7 +21,7 @@ from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
 from trainer.report import ReportSettings, report
 from trainer.reproduce import ReproduceSettings, reproduce
-from trainer.settings import PretrainSettings
+from trainer.settings import OF_COPIES, PretrainSettings
 from trainer.start import companion_of, inherited, inherited_alone, inherited_before
 
 DONE, LEFT_OUT, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -117,23 +117,24 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
         raise RunError("from is missing, expected an earlier run or an encoder file")
     gone = any(each and not Path(each).exists() for each in (start, beside))
     if gone and (before := inherited_before(Path(options.get("out", "")))):
-        return PretrainSettings(**before | options)
+        return PretrainSettings(**_of_use(before, options) | options)
     brings = inherited_alone if options.get("companion_alone") else inherited
     brought = brings(Path(start)) if start else {}
     if "optimizer" in options:
         brought.pop("learning_rate", None)  # of another optimizer
     if command != "pretrain":
         brought.pop("jitter_strength", None)  # their paper's is none, which is milder
-    if not options.get("copies", brought.get("copies")):
-        for name in (
-            "descriptor_width",
-            "descriptor_stages",
-            "companion",
-        ):  # they are the descriptor's
-            brought.pop(name, None)
+    brought = _of_use(brought, options)
     if beside:
         brought["companion"] = companion_of(Path(beside))
     return PretrainSettings(**brought | options)
+
+
+def _of_use(brought: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """What comes along, less what belongs to a descriptor for copies where none is trained."""
+    if options.get("copies", brought.get("copies")):
+        return brought
+    return {name: value for name, value in brought.items() if name not in OF_COPIES}
 
 
 def _parser() -> argparse.ArgumentParser:

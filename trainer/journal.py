@@ -121,11 +121,10 @@ class Journal:
         """Look at what a step made, whose loss only the next one would tell.
 
         Raises:
-            TrainingDiverged: a weight is not finite, or so large that its square, which norms
-                calculate with, is not.
+            TrainingDiverged: a weight is not finite, or a tensor of them so large that the sum of
+                its squares, which norms calculate with, is not.
         """
-        state = network.state_dict().values()
-        squares = [each.square().sum() for each in state if each.is_floating_point()]
+        squares = [each.detach().square().sum() for each in network.parameters()]
         if not torch.stack(squares).isfinite().all():
             where, advice = self._where(step, rate)
             raise TrainingDiverged(

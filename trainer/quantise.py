@@ -96,8 +96,8 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
 def _choices(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
     """Convolutions to leave in float, by name, and the ranges of the others' weights, by weights.
 
-    Those that see pixels, and a first block of few channels, have too few weights for their errors
-    to average out, and are no faster in int8.
+    Those of three channels, which see pixels, and those of few channels and weights, as in a first
+    block, have too few weights for their errors to average out, and are no faster in int8.
 
     x86 without VNNI multiplies activations, up to 255, by the weights of two neighbouring channels
     and sums both products in 16 bits. So the weights of a pair may sum up to 128, and the range of

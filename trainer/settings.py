@@ -381,23 +381,26 @@ class PretrainSettings:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Sentences on the recorded settings of another run that would change the numbers."""
-        mine = asdict(self)
+        mine, unused = asdict(self), _unused(vars(self))
         return [
             f"{each.name} was {other.get(each.name)!r}, now {mine[each.name]!r}"
             for each in fields(self)
-            if each.metadata["changes_numbers"] and other.get(each.name) != mine[each.name]
+            if each.metadata["changes_numbers"]
+            and each.name not in unused
+            and other.get(each.name) != mine[each.name]
         ]
 
 
-_OF_COPIES = (
-    "descriptor_width", "descriptor_stages", "entropy_weight", "companion", "companion_from",
+OF_COPIES = (
+    "descriptor_width", "descriptor_stages", "entropy_weight", "companion_from", "companion",
     "contrast_weight", "mixed_share",
 )  # fmt: skip
+"""What is of use with copies alone; a companion from a file is named before what it brings."""
 
 
 def _unused(settings: Mapping[str, Any]) -> dict[str, str]:
     """The settings that are of no use beside the others, by name, and what they would need."""
-    unused = {} if settings.get("copies") else dict.fromkeys(_OF_COPIES, "--copies")
+    unused = {} if settings.get("copies") else dict.fromkeys(OF_COPIES, "--copies")
     jigsaw = find_method(settings["method"]).recipe.jigsaw
     if not (jigsaw or settings.get("option", {}).get("small_views")):
         unused["small_size"] = "a method that has smaller views"

@@ -22,7 +22,7 @@ from index.commands.command import (
 from index.commands.signals import Stop, stoppable
 from index.commands.work import add_encoder_flags, encoder_file
 from index.encoder import Encoder
-from index.errors import TooFewImages
+from index.errors import CollectionLocked, TooFewImages
 
 
 class _Interrupted(Exception):
@@ -114,6 +114,8 @@ class Calibrator:
             )
         except TooFewImages as error:
             self._refused_at = present
+            say(f"{name}: not calibrated: {error}")
+        except CollectionLocked as error:  # what was indexed is there, and the next job tries again
             say(f"{name}: not calibrated: {error}")
         except _Interrupted:
             say(f"{name}: interrupted while it was calibrated; the same command does it")

@@ -64,8 +64,8 @@ def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
         open_collection(options, encoder) as collection,
         JobBar(options.collection) as bar,
     ):
-        say_what_is_not_read(options.source)
         calibrator = Calibrator(collection, options, stop)
+        unsaid = [options.source]  # said once
 
         def tell(report: Report) -> None:
             bar.close()  # of the first job, which may be long; a line is enough for the others
@@ -74,6 +74,8 @@ def _watch_with_one_encoder(options: argparse.Namespace, stop: Stop) -> Report:
             else:
                 line = summary(options.collection, report).replace("\n", "; ")
                 print_now(f"{datetime.now():%H:%M:%S} {line}")
+            if unsaid:
+                say_what_is_not_read(unsaid.pop())
             calibrator.calibrate_where_due()
 
         return watch(

@@ -157,7 +157,7 @@ def locator_prefix(source: str | Path) -> str:
 
 
 def is_same_place(one: str, other: str) -> bool:
-    """Whether two prefixes are of one folder or file of this machine, under whatever names."""
+    """Whether two prefixes or locators are of one folder or file here, under whatever names."""
     first, second = (
         place_of(unescape(prefix.partition(":")[2].removesuffix("#"))) for prefix in (one, other)
     )
