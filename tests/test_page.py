@@ -92,6 +92,17 @@ def hand_over(page: Page, event: str, path: Path) -> None:
     )
 
 
+def hold_two_sizes(service: Process, collection: str, photograph: Path) -> None:
+    """A new collection of a photograph, large.jpg, and the same at half the sides, small.png."""
+    smaller = io.BytesIO()
+    with Image.open(photograph) as image:
+        image.resize((image.width // 2, image.height // 2)).save(smaller, "PNG")
+    with httpx2.Client(base_url=service.address) as filling:
+        filling.put(f"/v1/collections/{collection}", json={})
+        upload(filling, collection, "large.jpg", photograph.read_bytes())
+        upload(filling, collection, "small.png", smaller.getvalue())
+
+
 def test_it_begins_with_pictures_of_the_collection(page: Page, photographs: list[Path]) -> None:
     page.goto("/")
     expect(page.get_by_role("heading", name="Begin with a picture")).to_be_visible()
@@ -185,14 +196,9 @@ def test_a_copy_that_is_none_is_said_to_be_different_and_taken_back(
     page: Page, service: Process, photographs: list[Path]
 ) -> None:
     """What was said holds when the page comes anew; equal bytes are beyond doubt."""
-    smaller = io.BytesIO()
-    with Image.open(photographs[3]) as image:
-        image.resize((image.width // 2, image.height // 2)).save(smaller, "PNG")
+    hold_two_sizes(service, "doubted", photographs[3])
     with httpx2.Client(base_url=service.address) as filling:
-        filling.put("/v1/collections/doubted", json={})
-        upload(filling, "doubted", "large.jpg", photographs[3].read_bytes())
         upload(filling, "doubted", "again.jpg", photographs[3].read_bytes())
-        upload(filling, "doubted", "small.png", smaller.getvalue())
     address = "/?collection=doubted&id=large.jpg&mode=same"
     page.goto(address)
     small = pictures(page).filter(has_text="small.png")
@@ -281,13 +287,7 @@ def test_what_a_button_could_not_do_is_said_beside_it(page: Page, photographs: l
 def test_a_doubt_that_could_not_be_kept_is_said_beside_it(
     page: Page, service: Process, photographs: list[Path]
 ) -> None:
-    smaller = io.BytesIO()
-    with Image.open(photographs[3]) as image:
-        image.resize((image.width // 2, image.height // 2)).save(smaller, "PNG")
-    with httpx2.Client(base_url=service.address) as filling:
-        filling.put("/v1/collections/unkept", json={})
-        upload(filling, "unkept", "large.jpg", photographs[3].read_bytes())
-        upload(filling, "unkept", "small.png", smaller.getvalue())
+    hold_two_sizes(service, "unkept", photographs[3])
     page.goto("/?collection=unkept&id=large.jpg&mode=same")
     page.route("**/verdicts", lambda route: route.abort())
     page.get_by_role("button", name="Not the same: small.png").click()

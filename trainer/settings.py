@@ -311,11 +311,10 @@ class PretrainSettings:
 
     def smaller_views(self) -> ViewSettings:
         """The augmentations of the views beside the two."""
-        recipe = self.recipe()
+        recipe, views = self.recipe(), self.views()
         sevenths = 2 if recipe.jigsaw else 3
         size = self.small_size or max(8, round(self.image_size * sevenths / 7))
-        crop = self.views().crop_area if recipe.jigsaw else recipe.small_crop_area
-        views = self.views()
+        crop = views.crop_area if recipe.jigsaw else recipe.small_crop_area
         blur = views.blur_probability
         if self.blur_probability is None and blur:
             blur = 0.5  # whatever the two have; and none is solarised, as in the authors' code
@@ -325,7 +324,7 @@ class PretrainSettings:
 
     def shows_smaller_views(self) -> bool:
         """Whether the method sees any beside the two."""
-        return self.recipe().jigsaw or bool(self.option.get("small_views", 0))
+        return "small_size" not in _unused(vars(self))
 
     def mixed(self, images: int) -> int:
         """How many of a batch are mixed with one another; one alone could not be."""

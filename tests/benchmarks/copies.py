@@ -275,15 +275,12 @@ def kindred(path: Path, queries: Files, database: Files) -> list[Method]:
 
 
 def encode(encoder: Encoder, files: Files, what: str) -> Encoding:
-    """The vectors of the files, in batches as the indexer's."""
-    parts = [
-        encoder.encode(np.stack([encoder.load(data).pixels for data in files[start:][:64]]))
-        for start in tqdm(range(0, len(files), 64), what, leave=False)
-    ]
-    return Encoding(
-        np.concatenate([part.embedding for part in parts]),
-        np.concatenate([part.descriptor for part in parts]),
-        np.concatenate([part.descriptor_offset for part in parts]),
+    """The vectors of the files; few pictures are held at a time."""
+    return Encoding.concatenate(
+        [
+            encoder.encode(np.stack([encoder.load(data).pixels for data in files[start:][:64]]))
+            for start in tqdm(range(0, len(files), 64), what, leave=False)
+        ]
     )
 
 
