@@ -61,12 +61,13 @@ def test_changed_code_and_versions_are_told(
 ) -> None:
     recorded = checkpoint.read_settings(run)
     recorded["code_digest"] = "0" * 64
-    recorded["versions"]["torch"] = "1.0"
+    recorded["versions"] |= {"torch": "1.0", "threads": "96"}
     checkpoint.write_settings(run, recorded)
     comparison = reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
     assert comparison.same_weights
     told = capsys.readouterr().err
     assert "torch was 1.0, now" in told
+    assert "threads was 96, now" in told
     assert "the code of index/ or trainer/ has changed" in told
 
 

@@ -19,11 +19,15 @@ PACKAGES = ("torch", "timm", "numpy", "Pillow")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what the numbers depend on, by name, and the CPU's instructions."""
+    """What the numbers depend on, by name: versions, and the CPU's instructions and threads.
+
+    The threads share out sums, whose order changes what is rounded.
+    """
     instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "python": platform.python_version(),
         "processor": f"{instructions} with bf16" if cpu_has_bf16() else instructions,
+        "threads": str(torch.get_num_threads()),
     } | {name: version(name) for name in PACKAGES}
 
 

@@ -63,8 +63,8 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
 
     A run that was stopped is repeated as far as it came.
 
-    Other versions of the code or of a package and another processor are told, since they may change
-    the numbers.
+    Other versions of the code or of a package, another processor and another number of threads are
+    told, since they may change the numbers.
 
     Raises:
         RunError: the images, their labels or the starting weights are not those of the run; it has

@@ -90,12 +90,12 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true", help="without hnswlib and usearch")
     parser.add_argument("--resident", nargs=2, type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    faiss.omp_set_num_threads(1)
+    if not (arguments.resident or arguments.no_peers):
+        needs("hnswlib", "usearch")
+    faiss.omp_set_num_threads(1)  # torch's, too, where it is loaded: they share the name
     if arguments.resident:
         report_resident(*arguments.resident)
         return
-    if not arguments.no_peers:
-        needs("hnswlib", "usearch")
 
     clusters = Clusters.make(arguments.dimension)
     queries = clusters.draw(arguments.queries, 1 << 30)
