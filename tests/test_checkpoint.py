@@ -119,23 +119,24 @@ def test_a_log_on_a_full_disk_is_a_named_error(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_off_by_a_full_disk_is_dropped_on_going_on(tmp_path: Path) -> None:
     for step in range(1, 4):
-        append_log(tmp_path, {"step": step})
+        append_log(tmp_path, {"epoch": 1.0, "step": step})
     length = (tmp_path / checkpoint.LOG).stat().st_size
     with largest_file(length + 5), pytest.raises(RunError, match="same command goes on"):
-        append_log(tmp_path, {"step": 4})
+        append_log(tmp_path, {"epoch": 1.0, "step": 4})
     assert (tmp_path / checkpoint.LOG).stat().st_size == length + 5, "a part was written"
     trim_log(tmp_path, 3)
-    append_log(tmp_path, {"step": 4})
+    append_log(tmp_path, {"epoch": 1.0, "step": 4})
     lines = (tmp_path / checkpoint.LOG).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
 
 
 def test_damaged_lines_are_dropped_on_going_on(tmp_path: Path) -> None:
-    lines = ['{"step": 1}', '\0\0\0{"step": 2}', '{"st{"step": 2}', "[2]", "{}", '{"step": 2}']
+    whole = ['{"epoch": 0.5, "step": 1}', '{"epoch": 1.0, "step": 2}']
+    lines = [whole[0], "\0\0\0" + whole[1], '{"epo' + whole[1], "[2]", "{}", whole[1]]
     (tmp_path / checkpoint.LOG).write_bytes("\n".join(lines).encode() + b"\n\xff}\n")
     trim_log(tmp_path, 3)
     kept = (tmp_path / checkpoint.LOG).read_text().splitlines()
-    assert kept == [lines[0], lines[-1]]
+    assert kept == whole
 
 
 def test_tensorboard_on_a_full_disk_is_a_named_error(
@@ -165,7 +166,7 @@ def test_tensorboard_on_a_full_disk_is_a_named_error(
 
 def test_a_log_that_cannot_be_trimmed_stays_whole(tmp_path: Path) -> None:
     for step in range(1, 4):
-        append_log(tmp_path, {"step": step})
+        append_log(tmp_path, {"epoch": 1.0, "step": step})
     before = (tmp_path / checkpoint.LOG).read_bytes()
     with largest_file(4), pytest.raises(RunError, match=r"log\.jsonl could not be written"):
         trim_log(tmp_path, 2)

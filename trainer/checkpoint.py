@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -123,26 +122,43 @@ def read_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
+def read_log(run: Path) -> tuple[list[dict[str, float]], int]:
+    """The records of a run's log, and how many of its lines a crash damaged or cut off.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    path = run / LOG
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be read: {error.strerror}; expected the losses of a run"
+        ) from error
+    records = [record for line in lines if (record := _record(line)) is not None]
+    return records, len(lines) - len(records)
+
+
+def _record(line: str) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(record, dict) and {"step", "epoch"} <= record.keys()
+    return record if whole else None
+
+
 def trim_log(run: Path, step: int) -> None:
     """Drop what a killed process logged after its last checkpoint: those steps come again.
 
     Raises:
         RunError: the disk is full or the folder not writable.
     """
-    path = run / LOG
-    if path.exists():
-        lines = path.read_text(errors="replace").splitlines(keepends=True)
-        kept = [line for line in lines if step and _logged(line) <= step]
-        with replacing(path) as file:
+    if (run / LOG).exists():
+        records, _ = read_log(run)
+        kept = [_line(record) for record in records if step and record["step"] <= step]
+        with replacing(run / LOG) as file:
             file.write("".join(kept).encode())
-
-
-def _logged(line: str) -> float:
-    """The step of a line; beyond all where a crash damaged the line, or cut it off."""
-    try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, TypeError, KeyError):
-        return math.inf
 
 
 def append_log(run: Path, record: dict[str, Any]) -> None:
@@ -151,8 +167,9 @@ def append_log(run: Path, record: dict[str, Any]) -> None:
     Raises:
         RunError: the disk is full or the file not writable.
     """
-    with (
-        writing(run / LOG, GOES_ON),
-        open(run / LOG, "a") as file,
-    ):
-        file.write(json.dumps(record) + "\n")
+    with writing(run / LOG, GOES_ON), open(run / LOG, "a") as file:
+        file.write(_line(record))
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,12 +131,5 @@ def _compare(run: Path, out: Path, differences: tuple[str, ...]) -> Reproduction
 
 
 def _losses(run: Path) -> dict[int, float]:
-    path = run / checkpoint.LOG
-    try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be read: {error.strerror}; expected the losses of a run"
-        ) from error
-    whole = [json.loads(line) for line in lines if line.endswith("}")]  # the last may be cut off
-    return {line["step"]: line["loss"] for line in whole if "loss" in line}
+    records, _ = checkpoint.read_log(run)
+    return {int(record["step"]): record["loss"] for record in records if "loss" in record}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,26 +71,15 @@ def caches(recorded: dict[str, Any]) -> dict[str, Fit]:
     return fits | {"eval-data": Fit(size)} if recorded.get("eval_data") else fits
 
 
-def _read_log(path: Path, missing: list[str]) -> tuple[dict[str, float], ...]:
-    """The log's lines; one that was cut off, as a killed process leaves it, is no record."""
+def _read_log(run: Path, missing: list[str]) -> tuple[dict[str, float], ...]:
     try:
-        lines = (path / checkpoint.LOG).read_text("utf-8", "replace").splitlines()
-    except OSError as error:
-        missing.append(f"the curves: {path / checkpoint.LOG}: {error.strerror}")
+        records, damaged = checkpoint.read_log(run)
+    except RunError as error:
+        missing.append(f"the curves: {error}")
         return ()
-    records, bad = [], 0
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            bad += 1
-            continue
-        if isinstance(record, dict) and "epoch" in record:
-            records.append(record)
-        else:
-            bad += 1
-    if bad:
-        missing.append(f"{bad} of {len(lines)} lines of {path / checkpoint.LOG} are damaged")
+    path = run / checkpoint.LOG
+    if damaged:
+        missing.append(f"{damaged} of {len(records) + damaged} lines of {path} are damaged")
     if not records:
-        missing.append(f"the curves: {path / checkpoint.LOG} has no whole line yet")
+        missing.append(f"the curves: {path} has no whole line yet")
     return tuple(records)
