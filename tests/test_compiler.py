@@ -6,12 +6,19 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_methods import CLASSES, IMAGES, SMALL, small_network
 from torch import Tensor, nn
 from torch._inductor import config
 
 from trainer.compiler import compile_network, compiled
+from trainer.labelled import Labels
+from trainer.objectives.objective import Progress
+from trainer.pretrain import training_views
+from trainer.settings import PretrainSettings
+from trainer.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch 2.11
 
@@ -41,3 +48,23 @@ def test_without_a_compiler_things_run_as_they_are_and_it_says_so(
     request.addfinalizer(lambda: logger.removeHandler(caplog.handler))
     torch.testing.assert_close(compiled(halved)(x), halved(x))
     assert "WON'T CONVERT halved" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # where a graph goes on
+@pytest.mark.parametrize("method", SMALL)
+def test_no_step_compiles_a_method_anew(method: str) -> None:
+    """It would at each, were a number that counts steps a part of what is compiled."""
+    settings = PretrainSettings(
+        data="none", out="none", method=method, image_size=32, batch_size=8,
+        option=SMALL[method], teacher="none" if method == "distill" else None,
+    )  # fmt: skip
+    network, rows = small_network(method), np.arange(8)
+    labels = Labels(torch.arange(IMAGES) % CLASSES, None, np.arange(IMAGES), None)
+    objective = network.objective
+    subject = Subject(IMAGES, labels if objective.labelled else None, None, objective.numbered)
+    pixels_N3HW = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+    network.compile(backend="eager")
+    for step in range(4):
+        with torch._dynamo.config.patch(error_on_recompile=step > 1, suppress_errors=False):
+            network(subject.told(training_views(pixels_N3HW, settings, step), rows))
+        network.update(Progress(step + 1, 4, 2))

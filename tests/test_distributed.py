@@ -15,8 +15,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import spawn
-from torch.nn.parallel import DistributedDataParallel
 
+from index.errors import RunError
 from trainer import distributed
 from trainer.backbones import create_backbone
 from trainer.network import Network, Views
@@ -123,8 +123,7 @@ def train_a_step(rank: int, port: int, folder: Path) -> None:
     with distributed.process_group(torch.device("cpu")):
         for name in BACKBONES:
             network = small(name)
-            distributed.synchronise_norms(network)
-            model = DistributedDataParallel(network)
+            model = distributed.parallel(network)
             x, sources = share(rank, PROCESSES)
             loss = model(x, sources)
             loss.backward()
@@ -132,8 +131,7 @@ def train_a_step(rank: int, port: int, folder: Path) -> None:
 
         for method in SMALL:
             whole = method_network(method)
-            distributed.synchronise_norms(whole)
-            parallel = DistributedDataParallel(whole)
+            parallel = distributed.parallel(whole)
             found = method_steps(whole, parallel, views_of(rank, PROCESSES, method))
             torch.save(found, folder / f"{method}-{rank}.pt")
 
@@ -212,6 +210,15 @@ def test_processes_agree(rank: int, folder: Path) -> None:
     assert answers["all say no"] is False
     assert answers["main"] is (rank == 0)
     assert answers["size"] == PROCESSES
+
+
+def test_processes_that_are_all_given_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with (
+        pytest.raises(RunError, match="device is cuda:1 in each of 4 processes, expected cuda"),
+        distributed.process_group(torch.device("cuda:1")),
+    ):
+        pass
 
 
 def test_a_single_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from index.errors import RunError
 
 
 @contextmanager
@@ -26,11 +29,20 @@ def process_group(device: torch.device) -> Iterator[None]:
     """Join the other processes of torchrun; nothing where there are none.
 
     NCCL on CUDA, where ``cuda`` then means the GPU of this process; Gloo on a CPU.
+
+    Raises:
+        RunError: all of them were told to use the same GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes == 1:
         yield
         return
     if device.type == "cuda":
+        if str(device) != "cuda":
+            raise RunError(
+                f"device is {device} in each of {processes} processes, expected cuda: "
+                "each takes a GPU of its own"
+            )
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
         distributed.init_process_group("nccl", device_id=own)
@@ -128,6 +140,19 @@ def _sum(x: Tensor) -> Tensor:
     summed = x.clone(memory_format=torch.contiguous_format)
     distributed.all_reduce(summed)
     return summed
+
+
+def parallel(network: nn.Module, *, parts_unused: bool = False) -> DistributedDataParallel:
+    """The network, whose steps are then those of one process that has the joint batch.
+
+    Args:
+        parts_unused: whether some parameters may take no part in the loss.
+    """
+    synchronise_norms(network)
+    shared = DistributedDataParallel(network, find_unused_parameters=parts_unused)
+    # They begin as those of the first process, and all make the same ones of what they gather.
+    shared.broadcast_buffers = False
+    return shared
 
 
 def synchronise_norms(module: nn.Module) -> nn.Module:

@@ -29,7 +29,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from index.artifact import DEFAULT_FALSE_MATCH_RATE, FORMAT_VERSION, Calibration, Metadata
-from index.encoder import Encoder, Encoding
+from index.encoder import Encoder, Encoding, Provider
 from index.errors import DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
@@ -241,7 +241,9 @@ def export(settings: ExportSettings) -> Export:
         model = to_onnx(served, size)
         draft = Path(folder, "draft.onnx")
         _write(model, Metadata(**common, precision="fp32", calibration=unmeasured), draft)
-        encoder = Encoder(draft)
+        # What int8 costs and brings is asked of CPUs, for which it is made.
+        provider: Provider = "cpu" if settings.int8 else "auto"
+        encoder = Encoder(draft, provider=provider)
         cosine = compare(encoder, served, _awkward(size, pixels))
         print(f"lowest cosine between file and network: {cosine:.6f}")
         if cosine < LEAST_COSINE:
@@ -255,7 +257,7 @@ def export(settings: ExportSettings) -> Export:
             quantise.quantise(draft, small, pixels[:512])
             model, draft = onnx.load(small), small
             _write(model, Metadata(**common, precision="int8", calibration=unmeasured), draft)
-            int8 = Encoder(draft)
+            int8 = Encoder(draft, provider=provider)
             comparison = quantise.compare(encoder, int8, pixels[:4000])
             print(comparison.sentence())
             if comparison.loss > settings.max_int8_loss:

@@ -160,7 +160,8 @@ class Teacher(nn.Module):
                 f"teacher is {run}, a run of {trained.settings.method} without a classifier of "
                 "named classes, expected one of kindred-train finetune"
             )
-        self.network, self.objective = trained.network.to(device).requires_grad_(False), objective
+        network = trained.network.to(device).to(memory_format=torch.channels_last)
+        self.network, self.objective = network.requires_grad_(False), objective
         self.size = trained.settings.image_size
         self.names = list(trained.classes)
         self.count = len(self.names)

@@ -101,7 +101,7 @@ def create_optimizer(
         return LARS(groups, lr=0.0)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.AdamW(groups, lr=0.0, fused=True)
 
 
 @dataclass(frozen=True)

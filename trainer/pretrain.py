@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from index.errors import DataError, RunError
@@ -95,6 +94,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     network = create_network(settings)
     subject = prepare(network.objective, images, evaluation, settings, device)
     labels_digest = None if subject.labels is None else subject.labels.digest
+    network = network.to(device)
     step, seconds_before = 0, 0.0
     state = None
     if earlier is not None:
@@ -104,10 +104,10 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     else:
         if main:
             _record(run, settings, images, evaluation, labels_digest)
-        _start(network, settings, images, main)
+        _start(network, settings, images, device, main)
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
-    network = network.to(device).to(memory_format=torch.channels_last)
+    network = network.to(memory_format=torch.channels_last)
     recipe = settings.recipe()
     optimizer = create_optimizer(
         settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
@@ -124,9 +124,8 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         float_on_tiny_maps(network)
     model: nn.Module = network
     if world > 1:
-        distributed.synchronise_norms(network)
         # A descriptor, and its companion's, may need a part of a backbone alone.
-        model = DistributedDataParallel(model, find_unused_parameters=settings.copies)
+        model = distributed.parallel(network, parts_unused=settings.copies)
     if settings.compile:
         compile_network(model)
 
@@ -215,15 +214,19 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     return images
 
 
-def _start(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
+def _start(
+    network: Network, settings: PretrainSettings, images: Images, device: torch.device, main: bool
+) -> None:
     """Take the earlier weights, where there are any."""
     if settings.from_:
-        _go_on(network, settings, images, main)
+        _go_on(network, settings, images, device, main)
     if network.companion is not None and settings.companion_from:
         load_companion(network.companion, Path(settings.companion_from))
 
 
-def _go_on(network: Network, settings: PretrainSettings, images: Images, main: bool) -> None:
+def _go_on(
+    network: Network, settings: PretrainSettings, images: Images, device: torch.device, main: bool
+) -> None:
     """From earlier weights; a new descriptor starts from what they make of the images."""
     path = Path(str(settings.from_))
     start = load_start(network, path, companion_alone=settings.companion_alone)
@@ -237,10 +240,7 @@ def _go_on(network: Network, settings: PretrainSettings, images: Images, main: b
     if len(rows) <= settings.descriptor_width:
         return
     network.eval()
-    maps = (
-        network.maps(x)
-        for x in at_size(images.pixels[rows], settings.image_size, torch.device("cpu"))
-    )
+    maps = (network.maps(x) for x in at_size(images.pixels[rows], settings.image_size, device))
     with torch.no_grad():
         network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
 

@@ -147,7 +147,7 @@ class PretrainSettings:
         None, "of the colours [0.5 up to 40 px, the paper's above]"
     )
     blur_probability: float | None = setting(None, "[0 up to 40 px, 0.5 above]")
-    compile: bool = setting(False, "compile the network and the views with torch.compile")
+    compile: bool = setting(False, "compile the network and the views with torch.compile: for GPUs")
     profile: bool = setting(
         False, "measure the parts of a step, and print them last", changes_numbers=False
     )

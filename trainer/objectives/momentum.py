@@ -38,6 +38,5 @@ class Momentum(nn.Module):
     @torch.no_grad()
     def follow(self, backbone: Backbone, head: nn.Module, momentum: float) -> None:
         """Keep ``momentum`` of each parameter, and take the rest from the one that learns."""
-        learning = [*backbone.parameters(), *head.parameters()]
-        for slow, fast in zip(self.parameters(), learning, strict=True):
-            slow.lerp_(fast, 1 - momentum)
+        learning: list[Tensor] = [*backbone.parameters(), *head.parameters()]
+        torch._foreach_lerp_(list(self.parameters()), learning, 1 - momentum)

@@ -107,6 +107,8 @@ class PIRL(Objective):
         self._remember(gather(rows_N), gather(0.5 * (first_NK + second_NK).detach()))
         return loss
 
+    # By the count of steps, so that a compiler would have to begin anew at each.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _drawn(self) -> Tensor:
         """Rows of the negatives, int64 (Q,): the same in all processes, others each step."""
@@ -116,6 +118,7 @@ class PIRL(Objective):
         generator = torch.Generator().manual_seed(self._steps)
         return sent(torch.randint(count, (self.negatives,), generator=generator), device)
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def _remember(self, rows_N: Tensor, z_NK: Tensor) -> None:
         kept_NK = self.memory_IK[rows_N].lerp(z_NK.to(self.memory_IK), 1 - self.momentum)
