@@ -118,6 +118,26 @@ def test_interrupted_run_ends_with_the_same_bits(
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize(
+    ("copies", "compile"), [(False, False), (True, True)], ids=["alone", "with copies, compiled"]
+)
+def test_run_on_a_gpu_goes_on(
+    method: str, copies: bool, compile: bool, pictures: Path, tmp_path: Path
+) -> None:
+    """There in bfloat16, and to other bits than those of a whole run."""
+    changes = {"copies": True, "descriptor_width": 8} if copies else {}
+    run = tmp_path / "run"
+    settings = small_run(method, pictures, run, device="cuda", compile=compile, epochs=4, **changes)
+    pretrain(replace(settings, max_minutes=1e-6))
+    assert 0 < checkpoint.load_checkpoint(run)["step"] < 12
+    pretrain(settings)
+    state = checkpoint.load_checkpoint(run)
+    assert state["step"] == 12
+    assert all(value.isfinite().all() for value in tensors(state).values())
+
+
 @pytest.mark.parametrize("method", SMALL)
 def test_nothing_that_a_method_adds_is_left_out_of_training_or_stays_behind(
     method: str, pictures: Path, tmp_path: Path
