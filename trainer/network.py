@@ -171,6 +171,10 @@ class Network(nn.Module):
         """What the descriptor is made of, (N, C, H, W), of pixels (N, 3, S, S) in 0 to 1."""
         return self.backbone.map(self._normalised(views_N3SS))
 
+    def describe(self, views_N3SS: Tensor) -> Tensor:
+        """Descriptors, (N, K), that copies are told by, of pixels (N, 3, S, S) in 0 to 1."""
+        return self._descriptor(views_N3SS, self.maps(views_N3SS))
+
     def encode(self, pixels_NSSC: Tensor) -> tuple[Tensor, Tensor]:
         """H (N, D) and descriptor (N, K) of uint8 pixels (N, S, S, 3), both of unit length.
 

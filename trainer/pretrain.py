@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +24,7 @@ from trainer import checkpoint, distributed, provenance
 from trainer.compiler import compile_network
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits, mix
+from trainer.hard_batches import read_neighbours, write_neighbours
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, tensorboard
 from trainer.loader import Batches
 from trainer.memory import is_out_of_memory
@@ -105,6 +106,11 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         if main:
             _record(run, settings, images, evaluation, labels_digest)
         _start(network, settings, images, device, main)
+        if settings.group_size > 1 and main:
+            write_neighbours(run, network, images.pixels, settings.image_size, device)
+    if settings.group_size > 1:
+        distributed.wait()
+        subject = replace(subject, near_NK=read_neighbours(run))
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
     network = network.to(memory_format=torch.channels_last)

@@ -129,6 +129,9 @@ class PretrainSettings:
     mixed_share: float = setting(
         0.25, "of the images of a batch whose second view --copies mixes with another"
     )
+    group_size: int = setting(
+        1, "images like one another that --copies learns from in one batch, by what --from knows"
+    )
     optimizer: str = setting("", "lars, sgd or adamw [the paper's]")
     learning_rate: float | None = setting(
         None,
@@ -188,6 +191,15 @@ class PretrainSettings:
         if self.frozen_stages < 0 or (self.frozen_stages and not self.from_):
             raise RunError(
                 f"frozen_stages is {self.frozen_stages}, expected 0, or more together with --from"
+            )
+        if not 1 <= self.group_size <= self.batch_size:
+            raise RunError(
+                f"group_size is {self.group_size}, expected 1 to batch_size, {self.batch_size}"
+            )
+        if self.group_size > 1 and (not self.from_ or find_method(self.method).labelled):
+            raise RunError(
+                f"group_size is {self.group_size}, expected 1 without --from, whose weights know "
+                "what is alike, and where batches are made by labels"
             )
         if self.descriptor_stages < 0:
             raise RunError(f"descriptor_stages is {self.descriptor_stages}, expected 0 or more")
@@ -392,7 +404,7 @@ class PretrainSettings:
 
 OF_COPIES = (
     "descriptor_width", "descriptor_stages", "entropy_weight", "companion_from", "companion",
-    "contrast_weight", "mixed_share",
+    "contrast_weight", "mixed_share", "group_size",
 )  # fmt: skip
 """What is of use with copies alone; a companion from a file is named before what it brings."""
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trainer import distributed
 from trainer.data import Images
+from trainer.hard_batches import grouped
 from trainer.labelled import Labels, Teacher, read_labels
 from trainer.loader import sent
 from trainer.network import Views
@@ -28,12 +29,14 @@ class Subject:
         labels: where the method learns from them.
         names: of the classes that a classifier of the method tells apart.
         numbered: whether the method needs to know which images a batch shows.
+        near_NK: rows that are like each row, where batches are full of them.
     """
 
     images: int
     labels: Labels | None
     names: list[str] | None
     numbered: bool
+    near_NK: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """How many take part in an epoch."""
@@ -51,7 +54,11 @@ class Subject:
             epoch, place = divmod(each, steps_per_epoch)
             if place == 0 or not len(order):
                 random = np.random.default_rng([settings.seed, epoch])
-                order = random.permutation(len(self))
+                if self.near_NK is None:
+                    order = random.permutation(len(self))
+                else:
+                    group, batch = settings.group_size, settings.batch_size
+                    order = grouped(self.near_NK, group, batch, random)
                 if together is not None:
                     turn = random.permutation(together.max() + 1)
                     order = order[np.argsort(turn[together[order]], kind="stable")]
