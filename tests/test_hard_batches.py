@@ -51,8 +51,9 @@ def test_a_batch_is_full_of_whole_groups_in_random_order() -> None:
 
 
 def test_a_group_is_no_larger_than_asked_for_and_the_rest_is_in_others() -> None:
-    order = grouped(scenes(6, 5), 2, 10, np.random.default_rng(0))
-    assert sorted(order) == list(range(30))
+    order = grouped(scenes(6, 4), 2, 2, np.random.default_rng(0))
+    assert sorted(order) == list(range(24))
+    assert (order.reshape(12, 2) % 6 == order.reshape(12, 2)[:, :1] % 6).all()
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,9 @@ def test_an_interrupted_run_has_the_same_batches(start: PretrainSettings) -> Non
         checkpoint.load_checkpoint(Path(run.out))["network"] for run in (start, parts)
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    pretrain(replace(start, out=f"{start.out}-random", group_size=1))
+    random = checkpoint.load_checkpoint(Path(f"{start.out}-random"))["network"]
+    assert not all(torch.equal(whole[name], random[name]) for name in whole)
 
 
 def test_rows_of_a_run_are_in_groups_and_those_of_one_without_are_as_before() -> None:
@@ -105,13 +109,20 @@ def test_a_run_whose_neighbours_are_gone_is_refused(start: PretrainSettings) -> 
     lost = replace(start, out=f"{start.out}-lost")
     pretrain(replace(lost, max_minutes=1e-6))
     before = (Path(lost.out) / checkpoint.CHECKPOINT).read_bytes()
-    (Path(lost.out) / "neighbours.npy").write_bytes(b"\x93NUMPY")
-    with pytest.raises(RunError, match=r"neighbours\.npy cannot be read"):
-        pretrain(lost)
+    for damaged in (b"\x93NUMPY", b"", b"PK\x03\x04"):
+        (Path(lost.out) / "neighbours.npy").write_bytes(damaged)
+        with pytest.raises(RunError, match=r"neighbours\.npy cannot be read"):
+            pretrain(lost)
     (Path(lost.out) / "neighbours.npy").unlink()
     with pytest.raises(RunError, match=r"neighbours\.npy cannot be read: .*No such file"):
         read_neighbours(Path(lost.out))
     assert (Path(lost.out) / checkpoint.CHECKPOINT).read_bytes() == before
+
+
+def test_groups_by_a_companion_that_knows_nothing_are_refused(start: PretrainSettings) -> None:
+    new = replace(start, out=f"{start.out}-new", companion="resnet18 x0.125 at 32")
+    with pytest.raises(RunError, match="group_size is 4, expected 1 with a new companion"):
+        pretrain(new)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +131,7 @@ def test_a_run_whose_neighbours_are_gone_is_refused(start: PretrainSettings) -> 
         ({"group_size": 0}, "group_size is 0, expected 1 to batch_size, 8"),
         ({"group_size": 9}, "group_size is 9, expected 1 to batch_size, 8"),
         ({"from_": None}, "group_size is 4, expected 1 without --from"),
-        ({"method": "supcon", "option": {}, "contrast_weight": 1.0}, "made by labels"),
+        ({"method": "supcon", "option": {}, "contrast_weight": 1.0}, "learns from labels"),
         ({"copies": False, "descriptor_width": 256}, "expected .* without --copies"),
     ],
 )

@@ -58,7 +58,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(run: Path) -> dict[str, Any]:
     """The last checkpoint of a run, on the CPU.
 
-    ``load_state_dict`` moves what belongs on a GPU, and leaves an optimizer's count of steps here.
+    ``load_state_dict`` moves what belongs on a GPU.
 
     Raises:
         RunError: there is none, or it cannot be read.
@@ -144,8 +144,10 @@ def _record(line: str) -> dict[str, float] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    whole = isinstance(record, dict) and {"step", "epoch"} <= record.keys()
-    return record if whole else None
+    if not isinstance(record, dict):
+        return None
+    numbers = (record.get("step"), record.get("epoch"))
+    return record if all(isinstance(each, int | float) for each in numbers) else None
 
 
 def trim_log(run: Path, step: int) -> None:

@@ -1,8 +1,9 @@
 """Batches of images that are hard to tell apart: each beside some of those most like it.
 
 Images that are drawn at random are told apart early, and then teach little; two photographs of one
-shelf seldom meet in a batch. So a batch is put together of groups of neighbours, by what the
-weights say that training starts from (compare Yang et al. 2023, BatchSampler, arXiv:2306.03355).
+shelf, hard negatives of one another, seldom meet in a batch. So a batch is put together of groups
+of neighbours, by what the weights say that training starts from (compare Yang et al. 2023,
+BatchSampler, arXiv:2306.03355).
 
 Shape suffixes: N images, K neighbours, D width of the descriptor.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,17 +25,25 @@ from trainer.files import replacing
 from trainer.network import Network
 from trainer.validation import at_size
 
-NEIGHBOURS: Final = 32
-"""Kept of each image, for those that are in another group already."""
+CANDIDATES: Final = 4
+"""Neighbours that are kept for each place in a group, since some are in another one already."""
 _FILE: Final = "neighbours.npy"
 _ROWS_AT_A_TIME: Final = 1024
 
 
 @torch.no_grad()
 def write_neighbours(
-    run: Path, network: Network, pixels_NHW3: NDArray[np.uint8], size: int, device: torch.device
+    run: Path,
+    network: Network,
+    pixels_NHW3: NDArray[np.uint8],
+    size: int,
+    group_size: int,
+    device: torch.device,
 ) -> None:
     """Keep the neighbours of each image in the run's folder, by the network's descriptor.
+
+    Args:
+        size: side of the network's input.
 
     Raises:
         RunError: the disk is full or the folder not writable.
@@ -45,7 +55,7 @@ def write_neighbours(
         for x_B3SS in at_size(pixels_NHW3, size, device):
             parts.append(network.describe(x_B3SS))
             bar.update(len(x_B3SS))
-    near_NK = nearest(torch.cat(parts), NEIGHBOURS)
+    near_NK = nearest(torch.cat(parts), CANDIDATES * group_size)
     with replacing(run / _FILE) as file:
         np.save(file, near_NK)
 
@@ -57,8 +67,9 @@ def read_neighbours(run: Path) -> NDArray[np.int32]:
         RunError: it cannot be read.
     """
     try:
-        near_NK: NDArray[np.int32] = np.load(run / _FILE)
-    except (OSError, ValueError) as error:
+        with open(run / _FILE, "rb") as file:
+            near_NK: NDArray[np.int32] = np.load(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise RunError(
             f"{run / _FILE} cannot be read: {error}; the run needs it for its batches"
         ) from error
@@ -83,10 +94,11 @@ def nearest(x_ND: Tensor, count: int) -> NDArray[np.int32]:
 def grouped(
     near_NK: NDArray[np.int32], group_size: int, batch_size: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The order of an epoch, (N,): every row once, batches full of groups of neighbours.
+    """The order of an epoch, (N,): every row once, neighbours in the same batch.
 
     Groups are put together in random order, each of a row and the nearest that are in no other yet;
-    where all those kept are, it is smaller. Within a batch the order is random.
+    where all those kept are, it is smaller. A group at the end of a batch goes on in the next one.
+    Within a batch the order is random.
     """
     free_N, groups = np.ones(len(near_NK), bool), []
     for row in random.permutation(len(near_NK)):

@@ -95,7 +95,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     network = create_network(settings)
     subject = prepare(network.objective, images, evaluation, settings, device)
     labels_digest = None if subject.labels is None else subject.labels.digest
-    network = network.to(device)
+    network = network.to(device).to(memory_format=torch.channels_last)
     step, seconds_before = 0, 0.0
     state = None
     if earlier is not None:
@@ -107,13 +107,13 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
             _record(run, settings, images, evaluation, labels_digest)
         _start(network, settings, images, device, main)
         if settings.group_size > 1 and main:
-            write_neighbours(run, network, images.pixels, settings.image_size, device)
+            size, group = settings.image_size, settings.group_size
+            write_neighbours(run, network, images.pixels, size, group, device)
     if settings.group_size > 1:
         distributed.wait()
         subject = replace(subject, near_NK=read_neighbours(run))
     if settings.frozen_stages:
         network.freeze(settings.frozen_stages)
-    network = network.to(memory_format=torch.channels_last)
     recipe = settings.recipe()
     optimizer = create_optimizer(
         settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
@@ -238,6 +238,11 @@ def _go_on(
     start = load_start(network, path, companion_alone=settings.companion_alone)
     if main:
         print(start.sentence(settings.companion_from))
+    if settings.group_size > 1 and "companion" in start.fresh and not settings.companion_from:
+        raise RunError(
+            f"group_size is {settings.group_size}, expected 1 with a new companion, which does not "
+            "know yet what is alike; see --companion-from"
+        )
     if "objective" in start.fresh:
         network.objective.start_from(network.backbone)
     if network.copies is None or "copies" not in start.fresh:

@@ -130,7 +130,7 @@ class PretrainSettings:
         0.25, "of the images of a batch whose second view --copies mixes with another"
     )
     group_size: int = setting(
-        1, "images like one another that --copies learns from in one batch, by what --from knows"
+        1, "images alike, by what --from knows, in one batch of --copies: hard negatives"
     )
     optimizer: str = setting("", "lars, sgd or adamw [the paper's]")
     learning_rate: float | None = setting(
@@ -199,7 +199,7 @@ class PretrainSettings:
         if self.group_size > 1 and (not self.from_ or find_method(self.method).labelled):
             raise RunError(
                 f"group_size is {self.group_size}, expected 1 without --from, whose weights know "
-                "what is alike, and where batches are made by labels"
+                "what is alike, and with a method that learns from labels"
             )
         if self.descriptor_stages < 0:
             raise RunError(f"descriptor_stages is {self.descriptor_stages}, expected 0 or more")
