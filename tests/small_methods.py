@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
+from trainer.labelled import Labels
 from trainer.network import Network
 from trainer.objectives.classify import Classifier
+from trainer.objectives.objective import Objective
+from trainer.settings import PretrainSettings
+from trainer.subject import Subject
 
 IMAGES, CLASSES = 40, 3
 """That a small network is made to learn from."""
@@ -49,6 +55,19 @@ def small_network(method: str, **changes: Any) -> Network:
             nn.init.uniform_(parameter, -0.5, 0.5)
         network.objective.follow(_Logits(teacher), CLASSES)
     return network
+
+
+def small_settings(method: str, **changes: Any) -> PretrainSettings:
+    """Of a run of it, which reads nothing."""
+    settings: dict[str, Any] = {"data": "none", "out": "none", "method": method, "image_size": 32}
+    teacher = "none" if method == "distill" else None
+    return PretrainSettings(**settings | {"option": SMALL[method], "teacher": teacher} | changes)
+
+
+def small_subject(objective: Objective) -> Subject:
+    """What it learns of the images that a small network is made for."""
+    labels = Labels(torch.arange(IMAGES) % CLASSES, None, np.arange(IMAGES), None)
+    return Subject(IMAGES, labels if objective.labelled else None, None, objective.numbered)
 
 
 class _Logits(nn.Module):

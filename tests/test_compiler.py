@@ -9,16 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_methods import CLASSES, IMAGES, SMALL, small_network
+from small_methods import SMALL, small_network, small_settings, small_subject
 from torch import Tensor, nn
 from torch._inductor import config
 
 from trainer.compiler import compile_network, compiled
-from trainer.labelled import Labels
 from trainer.objectives.objective import Progress
 from trainer.pretrain import training_views
-from trainer.settings import PretrainSettings
-from trainer.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch 2.11
 
@@ -54,14 +51,12 @@ def test_without_a_compiler_things_run_as_they_are_and_it_says_so(
 @pytest.mark.parametrize("method", SMALL)
 def test_no_step_compiles_a_method_anew(method: str) -> None:
     """It would at each, were a number that counts steps a part of what is compiled."""
-    settings = PretrainSettings(
-        data="none", out="none", method=method, image_size=32, batch_size=8,
-        option=SMALL[method], teacher="none" if method == "distill" else None,
-    )  # fmt: skip
-    network, rows = small_network(method), np.arange(8)
-    labels = Labels(torch.arange(IMAGES) % CLASSES, None, np.arange(IMAGES), None)
-    objective = network.objective
-    subject = Subject(IMAGES, labels if objective.labelled else None, None, objective.numbered)
+    settings, network, rows = (
+        small_settings(method, batch_size=8),
+        small_network(method),
+        np.arange(8),
+    )
+    subject = small_subject(network.objective)
     pixels_N3HW = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     network.compile(backend="eager")
     for step in range(4):

@@ -13,19 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_methods import CLASSES, IMAGES, SMALL, small_network
+from small_methods import SMALL, small_network, small_settings, small_subject
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainer.labelled import Labels
 from trainer.objectives.objective import Progress
 from trainer.optimisers import create_optimizer, set_rate
 from trainer.pretrain import training_views
-from trainer.settings import PretrainSettings
-from trainer.subject import Subject
 
 BATCH = 16
-LABELS = Labels(torch.arange(IMAGES) % CLASSES, None, np.arange(IMAGES), None)
 
 
 class FakeGenerator:
@@ -73,15 +69,10 @@ def onto_gpu(network: nn.Module, fake: FakeTensorMode) -> None:
 @pytest.mark.parametrize("method", SMALL)
 @pytest.mark.parametrize("copies", [False, True], ids=["alone", "with copies"])
 def test_a_step_stays_on_the_gpu(method: str, copies: bool, fake_gpu: FakeTensorMode) -> None:
-    teacher = "none" if method == "distill" else None
-    settings = PretrainSettings(
-        data="none", out="none", method=method, image_size=32, batch_size=BATCH, copies=copies,
-        option=SMALL[method], teacher=teacher,
-    )  # fmt: skip
+    settings = small_settings(method, batch_size=BATCH, copies=copies)
     network = small_network(method, copies=copies, descriptor_width=8)
     objective, rows = network.objective, np.arange(BATCH)
-    labels = LABELS if objective.labelled else None
-    subject = Subject(IMAGES, labels, None, objective.numbered)
+    subject = small_subject(objective)
     with fake_gpu:
         for each in (network, *getattr(objective, "_teacher", [])):
             onto_gpu(each, fake_gpu)

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from index.errors import RunError
 from trainer.files import replacing
 from trainer.network import Network
+from trainer.settings import PretrainSettings
 from trainer.validation import at_size
 
 CANDIDATES: Final = 4
@@ -36,14 +37,10 @@ def write_neighbours(
     run: Path,
     network: Network,
     pixels_NHW3: NDArray[np.uint8],
-    size: int,
-    group_size: int,
+    settings: PretrainSettings,
     device: torch.device,
 ) -> None:
     """Keep the neighbours of each image in the run's folder, by the network's descriptor.
-
-    Args:
-        size: side of the network's input.
 
     Raises:
         RunError: the disk is full or the folder not writable.
@@ -52,10 +49,10 @@ def write_neighbours(
     bar = tqdm(total=len(pixels_NHW3), unit="image", desc="finding neighbours", leave=False)
     parts = []
     with bar:
-        for x_B3SS in at_size(pixels_NHW3, size, device):
+        for x_B3SS in at_size(pixels_NHW3, settings.image_size, device):
             parts.append(network.describe(x_B3SS))
             bar.update(len(x_B3SS))
-    near_NK = nearest(torch.cat(parts), CANDIDATES * group_size)
+    near_NK = nearest(torch.cat(parts), CANDIDATES * settings.group_size)
     with replacing(run / _FILE) as file:
         np.save(file, near_NK)
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
+from itertools import tee
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -107,8 +108,7 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
             _record(run, settings, images, evaluation, labels_digest)
         _start(network, settings, images, device, main)
         if settings.group_size > 1 and main:
-            size, group = settings.image_size, settings.group_size
-            write_neighbours(run, network, images.pixels, size, group, device)
+            write_neighbours(run, network, images.pixels, settings, device)
     if settings.group_size > 1:
         distributed.wait()
         subject = replace(subject, near_NK=read_neighbours(run))
@@ -138,8 +138,8 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     schedule = Schedule(settings, len(subject) // settings.batch_size)
     steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
     end = total_steps if last_step is None else last_step
-    rows = subject.rows(settings, step, total_steps)
-    own_rows = subject.rows(settings, step, total_steps)  # not of steps ahead
+    # The loader is ahead of the step by its share, which is kept for the step.
+    rows, own_rows = tee(subject.rows(settings, step, total_steps))
     profile = Profile(settings.profile, device)
     started = saved = time.monotonic()
 
