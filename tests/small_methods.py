@@ -40,28 +40,24 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small_network(method: str, **changes: Any) -> Network:
-    """Over a ResNet of an eighth of the width, for 32 px."""
-    settings: dict[str, Any] = {
-        "backbone_name": "resnet18",
-        "width": 0.125,
-        "image_size": 32,
-    } | changes
-    network = Network(method=method, options=SMALL[method], **settings)
+def small_settings(method: str, **changes: Any) -> PretrainSettings:
+    """Of a run of it, which reads nothing, over a ResNet of an eighth of the width, for 32 px."""
+    settings: dict[str, Any] = {"data": "none", "out": "none", "image_size": 32, "width": 0.125}
+    teacher = "none" if method == "distill" else None
+    of_method = {"method": method, "option": SMALL[method], "teacher": teacher}
+    return PretrainSettings(**settings | of_method | changes)
+
+
+def small_network(settings: PretrainSettings) -> Network:
+    """What the settings describe, ready to learn from the images of a small subject."""
+    network = Network(settings)
     network.objective.prepare(IMAGES, CLASSES)
     if network.objective.taught:
-        teacher = small_network("classify", **changes).eval()
+        teacher = small_network(small_settings("classify")).eval()
         for parameter in teacher.objective.parameters():
             nn.init.uniform_(parameter, -0.5, 0.5)
         network.objective.follow(_Logits(teacher), CLASSES)
     return network
-
-
-def small_settings(method: str, **changes: Any) -> PretrainSettings:
-    """Of a run of it, which reads nothing."""
-    settings: dict[str, Any] = {"data": "none", "out": "none", "method": method, "image_size": 32}
-    teacher = "none" if method == "distill" else None
-    return PretrainSettings(**settings | {"option": SMALL[method], "teacher": teacher} | changes)
 
 
 def small_subject(objective: Objective) -> Subject:

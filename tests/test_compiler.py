@@ -51,11 +51,8 @@ def test_without_a_compiler_things_run_as_they_are_and_it_says_so(
 @pytest.mark.parametrize("method", SMALL)
 def test_no_step_compiles_a_method_anew(method: str) -> None:
     """It would at each, were a number that counts steps a part of what is compiled."""
-    settings, network, rows = (
-        small_settings(method, batch_size=8),
-        small_network(method),
-        np.arange(8),
-    )
+    settings, rows = small_settings(method, batch_size=8), np.arange(8)
+    network = small_network(settings)
     subject = small_subject(network.objective)
     pixels_N3HW = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     network.compile(backend="eager")

@@ -70,7 +70,7 @@ def onto_gpu(network: nn.Module, fake: FakeTensorMode) -> None:
 @pytest.mark.parametrize("copies", [False, True], ids=["alone", "with copies"])
 def test_a_step_stays_on_the_gpu(method: str, copies: bool, fake_gpu: FakeTensorMode) -> None:
     settings = small_settings(method, batch_size=BATCH, copies=copies)
-    network = small_network(method, copies=copies, descriptor_width=8)
+    network = small_network(settings)
     objective, rows = network.objective, np.arange(BATCH)
     subject = small_subject(objective)
     with fake_gpu:

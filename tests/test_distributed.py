@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_methods import SMALL, small_network
+from small_methods import SMALL, small_network, small_settings
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -98,7 +98,7 @@ def method_steps(network: Network, model: nn.Module, views: Views) -> dict[str, 
 
 def method_network(method: str) -> Network:
     torch.manual_seed(0)
-    return small_network(method).double()
+    return small_network(small_settings(method)).double()
 
 
 def results(network: nn.Module) -> dict[str, Tensor]:

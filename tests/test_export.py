@@ -23,7 +23,7 @@ from index.errors import ArtifactInvalid, DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels, load_pixels
 from trainer import checkpoint, cli, export, quantise, start
 from trainer.evaluate import EvaluateSettings, evaluate, score
-from trainer.network import Network, create_network
+from trainer.network import Network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 from trainer.whitening import Whitening
@@ -75,7 +75,7 @@ def test_file_agrees_with_the_network_on_awkward_images(exported: Path, run: Pat
     """Compared here once more, with the weights loaded anew."""
     recorded = json.loads((run / "settings.json").read_text())
     names = PretrainSettings.__dataclass_fields__
-    network = create_network(PretrainSettings(**{name: recorded[name] for name in names}))
+    network = Network(PretrainSettings(**{name: recorded[name] for name in names}))
     network.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["network"])
     network.eval()
     pixels = np.random.default_rng(1).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
@@ -233,7 +233,7 @@ def test_few_images_leave_the_whitening_as_it_was(
     assert f"{few}, so it is" in said
     assert "calibrated on 33 images, which tell false match rates down to 0.0" in said
     assert "descriptor:" not in said
-    network = create_network(settings)
+    network = Network(settings)
     assert kept_whitenings(network, earlier, again) == {"embedding"}
     earlier.unlink()
     export.export(export.ExportSettings(settings.out, str(later)))
@@ -248,7 +248,7 @@ def test_parts_of_a_picture_are_nearer_to_it_than_by_plain_whitening() -> None:
     files = sorted((REPOSITORY / "demo" / "photographs").glob("*.jpg"))
     pixels = np.stack([load_pixels(path.read_bytes(), Fit(32)) for path in files])
     torch.manual_seed(0)
-    network = create_network(PretrainSettings(data="-", out="-", image_size=32, width=0.125)).eval()
+    network = Network(PretrainSettings(data="-", out="-", image_size=32, width=0.125)).eval()
     served = export.Served(network, pixels)
     with torch.no_grad():
         h, _ = network.encode(torch.from_numpy(pixels))
@@ -291,7 +291,7 @@ def test_a_descriptor_from_scratch_is_not_whitened_as_another_was(
         data=str(pictures), out=str(tmp_path), from_=str(exported), image_size=32, width=0.125,
         batch_size=22, device="cpu", **other,
     )  # fmt: skip
-    assert start.whitenings(exported, create_network(settings)).keys() == {"embedding"}
+    assert start.whitenings(exported, Network(settings)).keys() == {"embedding"}
 
 
 def test_calibration_states_the_share_of_non_matching_pairs() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from small_methods import SMALL, small_network
+from small_methods import SMALL, small_network, small_settings
 from torch.nn import functional
 
 from index.encoder import Encoder
@@ -21,7 +21,7 @@ from trainer import checkpoint
 from trainer.data import load_images
 from trainer.export import ExportSettings, export
 from trainer.metrics import retrieval
-from trainer.network import Network, create_network
+from trainer.network import Network
 from trainer.objectives import METHODS
 from trainer.objectives.options import options_of
 from trainer.pretrain import pretrain
@@ -63,8 +63,8 @@ def test_a_backbone_of_one_size_is_refused_where_smaller_views_are_shown() -> No
     )  # fmt: skip
     message = r"does not take images of 27 px: .* --small-size or --option small_views=0"
     with pytest.raises(RunError, match=message):
-        create_network(settings)
-    create_network(replace(settings, option=SMALL["dino"] | {"small_views": 0}))
+        Network(settings)
+    Network(replace(settings, option=SMALL["dino"] | {"small_views": 0}))
 
 
 def small_run(method: str, pictures: Path, out: Path, **changes: Any) -> PretrainSettings:
@@ -147,7 +147,7 @@ def test_nothing_that_a_method_adds_is_left_out_of_training_or_stays_behind(
         method, pictures, tmp_path / "run", optimizer="adamw", learning_rate=0.01, weight_decay=0.0
     )
     torch.manual_seed(settings.seed)
-    before = dict(create_network(settings).named_parameters())
+    before = dict(Network(settings).named_parameters())
     pretrain(settings)
     after = checkpoint.load_checkpoint(tmp_path / "run")["network"]
     same = [name for name, value in before.items() if torch.equal(value, after[name])]
@@ -179,7 +179,7 @@ def test_short_run_learns_to_find_views_of_photographs_that_it_has_not_seen(
         method, learnt, tmp_path / "run", optimizer="adamw", learning_rate=0.002, epochs=14
     )
     torch.manual_seed(settings.seed)
-    network = create_network(settings)
+    network = Network(settings)
     before = views_found(network, unseen, tmp_path / "unseen")
     pretrain(settings)
     network.load_state_dict(checkpoint.load_checkpoint(tmp_path / "run")["network"])
@@ -268,7 +268,7 @@ def test_unknown_method_is_refused_with_the_known_ones() -> None:
 
 @pytest.mark.parametrize("method", SMALL)
 def test_embedding_is_h_and_descriptor_the_projection(method: str) -> None:
-    network = small_network(method).eval()
+    network = small_network(small_settings(method)).eval()
     pixels = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
     embedding, descriptor = network.encode(pixels)
     h = network.represent(pixels.permute(0, 3, 1, 2) / 255)

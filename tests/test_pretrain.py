@@ -22,7 +22,7 @@ import torch
 
 from index.errors import DataError, RunError, TrainingDiverged
 from trainer import checkpoint, cli, distributed, journal, pretrain, views
-from trainer.network import create_network
+from trainer.network import Network
 from trainer.settings import PretrainSettings
 from trainer.subject import Subject
 
@@ -316,13 +316,13 @@ def test_too_little_memory_is_no_traceback_in_any_command(
 OUT_OF_MEMORY = """
 import resource, sys
 from trainer import cli, pretrain
-real = pretrain.create_network
+real = pretrain.Network
 def limited(settings):
     network = real(settings)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, resource.RLIM_INFINITY))
     return network
-pretrain.create_network = limited
+pretrain.Network = limited
 sys.exit(cli.main(["pretrain", "--data", sys.argv[1], "--out", sys.argv[2], "--image-size", "512",
     "--stored-size", "64", "--batch-size", "48", "--epochs", "1", "--device", "cpu",
     "--width", "0.125"]))
@@ -343,7 +343,7 @@ def test_copies_train_a_descriptor_of_their_own_and_resume_with_the_same_bits(
     assert lines[0]["loss"] == pytest.approx(
         lines[0]["loss_contrast"] + lines[0]["loss_copies"], rel=1e-5
     )
-    network = create_network(whole).eval()
+    network = Network(whole).eval()
     embedding, descriptor = network.encode(torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
     assert embedding.shape == (2, 64)
     assert descriptor.shape == (2, 24)
@@ -360,7 +360,7 @@ def test_a_slow_copy_of_a_divided_backbone_follows_it(settings: PretrainSettings
     assert len(log(divided.out)) >= 3
     found, name = weights(divided.out), "backbone.model.blocks.5.0.conv_pw.weight"
     torch.manual_seed(divided.seed)
-    untrained = create_network(divided).state_dict()[name]
+    untrained = Network(divided).state_dict()[name]
     slow = found[f"objective.target.{name}"]
     apart, moved = (found[name] - slow).norm(), (slow - untrained).norm()
     assert 0 < moved < apart

@@ -18,7 +18,7 @@ from index.errors import RunError
 from trainer import checkpoint, cli
 from trainer.companion import Companion, CompanionSpec
 from trainer.export import ExportSettings, export
-from trainer.network import create_network
+from trainer.network import Network
 from trainer.pretrain import pretrain
 from trainer.settings import PretrainSettings
 from trainer.start import (
@@ -79,7 +79,7 @@ def test_run_and_encoder_bring_every_weight_and_their_settings(
         True, 24, 4,
     )  # fmt: skip
     torch.manual_seed(5)
-    network = create_network(settings)
+    network = Network(settings)
     start = load_start(network, path)
     assert "copies" in start.taken
     assert "copies" not in start.fresh  # or it would be made anew from the backbone
@@ -99,13 +99,13 @@ def test_descriptor_of_another_map_starts_from_scratch_though_shapes_agree(
     pretrain(stem)
     export(ExportSettings(stem.out, str(tmp_path / "encoder.onnx")))
     for name in ("run", "encoder.onnx"):
-        network = create_network(replace(stem, descriptor_stages=2))
+        network = Network(replace(stem, descriptor_stages=2))
         assert network.copies is not None
         untouched = network.copies.linear.weight.clone()
         assert "copies" in load_start(network, tmp_path / name).fresh
         assert torch.equal(network.copies.linear.weight, untouched)
     assert whitenings(tmp_path / "encoder.onnx", network).keys() == {"embedding"}
-    assert whitenings(tmp_path / "encoder.onnx", create_network(stem)).keys() == {
+    assert whitenings(tmp_path / "encoder.onnx", Network(stem)).keys() == {
         "embedding", "descriptor",
     }  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_network_from_an_encoder_file_represents_as_the_trained_one(
     settings: PretrainSettings,
 ) -> None:
     """In training mode too, where norms use the batch: nothing was folded away."""
-    trained, started = create_network(settings), create_network(settings)
+    trained, started = Network(settings), Network(settings)
     trained.load_state_dict(checkpoint.load_checkpoint(Path(settings.out))["network"])
     load_start(started, Path(settings.out).parent / "encoder.onnx")
     pixels = torch.rand(8, 3, 24, 24)
@@ -130,7 +130,7 @@ def test_weights_of_a_library_are_taken_by_their_names(
     model = timm.create_model("mobilenetv3_small_050", num_classes=10)
     wrapped = {f"module.{name}": value for name, value in model.state_dict().items()}
     torch.save({"state_dict": wrapped}, tmp_path / "weights.pt")
-    network = create_network(
+    network = Network(
         replace(
             settings,
             backbone="mobilenetv3_small_050",
@@ -151,7 +151,7 @@ def test_weights_of_another_backbone_are_refused_with_shapes(
     model = timm.create_model("resnet18", num_classes=0)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     with pytest.raises(RunError, match=r"does not fit the backbone.*expected \("):
-        load_start(create_network(settings), tmp_path / "weights.pt")
+        load_start(Network(settings), tmp_path / "weights.pt")
 
 
 def test_what_is_nothing_to_start_from_is_refused(
@@ -161,15 +161,15 @@ def test_what_is_nothing_to_start_from_is_refused(
         inherited(tmp_path / "nowhere")
     (tmp_path / "weights.pt").write_bytes(b"PK\3\4 nothing")
     with pytest.raises(RunError, match=r"weights.pt cannot be read: .*not a ZIP archive$"):
-        load_start(create_network(settings), tmp_path / "weights.pt")
+        load_start(Network(settings), tmp_path / "weights.pt")
     (tmp_path / "README.md").write_text("# No weights\n")
     with pytest.raises(
         RunError, match=r"README.md cannot be read: expected a file of .* writes it$"
     ):
-        load_start(create_network(settings), tmp_path / "README.md")
+        load_start(Network(settings), tmp_path / "README.md")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(RunError, match="holds a list, expected tensors by name"):
-        load_start(create_network(settings), tmp_path / "list.pt")
+        load_start(Network(settings), tmp_path / "list.pt")
 
 
 def test_command_line_goes_on_without_naming_the_backbone(
@@ -228,7 +228,7 @@ def test_frozen_backbone_keeps_the_embedding_and_the_descriptor_learns_on_a_map_
     kept = [name for name in after if name.startswith("backbone.")]
     assert all(torch.equal(after[name], before[name]) for name in kept)
     torch.manual_seed(whole.seed)
-    untrained = create_network(whole).state_dict()
+    untrained = Network(whole).state_dict()
     assert after["copies.linear.weight"].shape == (24, 32)
     assert not torch.equal(after["copies.linear.weight"], untrained["copies.linear.weight"])
 
@@ -244,7 +244,7 @@ def test_descriptor_of_an_earlier_version_is_refused(
     model.graph.initializer.append(weight)
     onnx.save(model, tmp_path / "earlier.onnx")
     with pytest.raises(RunError, match="with stages of its own, which this version does not train"):
-        load_start(create_network(settings), tmp_path / "earlier.onnx")
+        load_start(Network(settings), tmp_path / "earlier.onnx")
 
 
 def test_descriptor_of_an_earlier_version_is_no_companion_either(
@@ -301,10 +301,10 @@ def test_encoder_served_larger_goes_on_at_the_size_of_its_training(
     path = tmp_path / "larger.onnx"
     export(ExportSettings(settings.out, str(path), image_size=48))
     assert inherited(path)["image_size"] == 24
-    load_start(create_network(settings), path)
+    load_start(Network(settings), path)
     larger = replace(settings, image_size=48)
     with pytest.raises(RunError, match="trained at 24 px, where a stem has stride 1, expected 2 "):
-        load_start(create_network(larger), path)
+        load_start(Network(larger), path)
 
 
 def test_encoder_that_names_no_backbone_is_refused(
@@ -334,7 +334,7 @@ def test_without_the_methods_loss_the_descriptor_and_its_backbone_learn_and_the_
     beside: PretrainSettings,
 ) -> None:
     torch.manual_seed(beside.seed)
-    before = create_network(beside).state_dict()
+    before = Network(beside).state_dict()
     after = checkpoint.load_checkpoint(Path(beside.out))["network"]
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert {name.split(".")[0] for name in moved} == {"backbone", "copies"}
@@ -373,7 +373,7 @@ def test_a_companion_stands_beside_the_backbone_and_goes_along_with_the_encoder_
     )  # fmt: skip
     on = replace(settings, out=out, companion=brought["companion"])
     torch.manual_seed(6)
-    again = create_network(on)
+    again = Network(on)
     start = load_start(again, encoder)
     assert {"companion", "copies"} <= set(start.taken)
     assert start.fresh == ("objective",)
@@ -437,7 +437,7 @@ def test_a_companion_is_taken_from_where_it_stands_beside_another(
 def test_what_gives_no_map_is_no_companion(settings: PretrainSettings) -> None:
     odd = replace(settings, companion="test_vit at 32", out=settings.out + "-odd")
     with pytest.raises(RunError, match=r"'test_vit' gives a tensor of shape .*, expected a map"):
-        create_network(odd)
+        Network(odd)
 
 
 def test_an_encoder_file_that_lacks_weights_is_refused_for_the_run(
@@ -451,8 +451,8 @@ def test_an_encoder_file_that_lacks_weights_is_refused_for_the_run(
     pretrain(plain)
     export(ExportSettings(plain.out, str(tmp_path / "encoder.onnx")))
     with pytest.raises(RunError, match=r"mlp.fc1.weight is missing, .*: give the run"):
-        load_start(create_network(plain), tmp_path / "encoder.onnx")
-    assert load_start(create_network(plain), Path(plain.out)).fresh == ()
+        load_start(Network(plain), tmp_path / "encoder.onnx")
+    assert load_start(Network(plain), Path(plain.out)).fresh == ()
 
 
 def test_what_has_no_companion_is_not_gone_on_with_alone(settings: PretrainSettings) -> None:
@@ -496,7 +496,7 @@ def test_light_network_goes_on_from_its_encoder_file_with_a_descriptor_of_its_fi
     assert exported.cosine > 0.9999
     names = [each.name for each in onnx.load(f"{out}.onnx").graph.initializer]
     assert len(names) == len(set(names))
-    again = create_network(light)
+    again = Network(light)
     start = load_start(again, Path(f"{out}.onnx"))
     assert "copies" in start.taken
     trained = load_trained(Path(out)).network

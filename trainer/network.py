@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from trainer.backbones import Backbone, create_backbone
 from trainer.companion import Companion, CompanionSpec
 from trainer.objectives import find_method
 from trainer.objectives.objective import Objective, Progress, Seen
-from trainer.objectives.sscd import ENTROPY_WEIGHT, CopyDescriptor, Sources
+from trainer.objectives.sscd import CopyDescriptor, Sources
 from trainer.settings import PretrainSettings
 
 
@@ -42,7 +41,7 @@ class Views:
 
 
 class Network(nn.Module):
-    """Pixels to h, and h to the losses.
+    """Pixels to h, and h to the losses, as the settings describe it, untrained.
 
     With ``copies`` a second objective trains a descriptor of its own, from a feature map of the
     same pass: the last, or with ``descriptor_stages`` an earlier one, which likeness wears down
@@ -56,51 +55,35 @@ class Network(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(
-        self,
-        *,
-        method: str,
-        options: dict[str, Any],
-        backbone_name: str,
-        width: float,
-        image_size: int,
-        copies: bool = False,
-        descriptor_width: int = 256,
-        entropy_weight: float = ENTROPY_WEIGHT,
-        descriptor_stages: int = 0,
-        contrast_weight: float = 1.0,
-        companion: str = "",
-        small_size: int | None = None,
-    ) -> None:
+    def __init__(self, settings: PretrainSettings) -> None:
         super().__init__()
-        self.contrast_weight = contrast_weight
-        create: Callable[..., Objective] = find_method(method)
-        self.backbone = create_backbone(backbone_name, image_size, width, descriptor_stages)
-        _check_map(self.backbone, backbone_name, image_size, copies)
+        self.contrast_weight = settings.contrast_weight
+        create: Callable[..., Objective] = find_method(settings.method)
+        name, size = settings.backbone, settings.image_size
+        self.backbone = create_backbone(name, size, settings.width, settings.descriptor_stages)
+        _check_map(self.backbone, name, size, settings.copies)
         # The normalisation is inside the network, so that it cannot be forgotten.
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(self.backbone.deviation).view(1, 3, 1, 1))
-        self.objective = create(self.backbone, **options)
-        self.copies = (
-            CopyDescriptor(
+        self.objective = create(self.backbone, **settings.option)
+        self.copies: CopyDescriptor | None = None
+        if settings.copies:
+            self.copies = CopyDescriptor(
                 self.backbone.channels,
-                descriptor_width,
-                entropy_weight=entropy_weight,
+                settings.descriptor_width,
+                entropy_weight=settings.entropy_weight,
             )
-            if copies
-            else None
-        )
         self.companion: Companion | None = None
-        if companion:
-            spec = CompanionSpec.parse(companion)
-            self.companion = Companion(spec, descriptor_width)
+        if settings.companion:
+            spec = CompanionSpec.parse(settings.companion)
+            self.companion = Companion(spec, settings.descriptor_width)
             _check_map(self.companion.backbone, spec.name, spec.size, True)
         if not self.contrasts:
             self.objective.requires_grad_(False)
-        elif small_size is not None:
-            less = " or --option small_views=0" if "small_views" in options else ""
+        elif settings.shows_smaller_views():
+            less = " or --option small_views=0" if "small_views" in settings.option else ""
             hint = f"; its method shows smaller views, see --small-size{less}"
-            _check_map(self.backbone, backbone_name, small_size, False, hint)
+            _check_map(self.backbone, name, settings.smaller_views().size, False, hint)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -227,21 +210,3 @@ def _check_map(backbone: Backbone, name: str, size: int, copies: bool, hint: str
             f"backbone {name!r} gives a tensor of shape {tuple(map_NCHW.shape)}, expected a map "
             f"(1, {backbone.channels}, H, W), which the descriptor of copies is pooled from"
         )
-
-
-def create_network(settings: PretrainSettings) -> Network:
-    """The network that the settings describe, untrained."""
-    return Network(
-        method=settings.method,
-        options=settings.option,
-        backbone_name=settings.backbone,
-        width=settings.width,
-        image_size=settings.image_size,
-        copies=settings.copies,
-        descriptor_width=settings.descriptor_width,
-        entropy_weight=settings.entropy_weight,
-        descriptor_stages=settings.descriptor_stages,
-        contrast_weight=settings.contrast_weight,
-        companion=settings.companion,
-        small_size=settings.smaller_views().size if settings.shows_smaller_views() else None,
-    )

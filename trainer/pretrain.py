@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import tee
 from pathlib import Path
 from types import FrameType
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from index.errors import DataError, RunError
@@ -29,7 +30,7 @@ from trainer.hard_batches import read_neighbours, write_neighbours
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, tensorboard
 from trainer.loader import Batches
 from trainer.memory import is_out_of_memory
-from trainer.network import Network, Views, create_network
+from trainer.network import Network, Views
 from trainer.objectives.objective import Progress
 from trainer.objectives.sscd import Sources
 from trainer.optimisers import Schedule, create_optimizer
@@ -37,7 +38,7 @@ from trainer.precision import float_on_tiny_maps, in_bf16
 from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_companion, load_start
-from trainer.subject import prepare
+from trainer.subject import Subject, prepare
 from trainer.validation import at_size, validate
 from trainer.views import make_jigsaws, make_views
 
@@ -87,22 +88,161 @@ def _pretrain(settings: PretrainSettings, device: torch.device, last_step: int |
         return _train(settings, device, last_step)
 
 
+@dataclass
+class _Training:
+    """What a run trains and learns from, and how far it is.
+
+    Attributes:
+        evaluation: labelled images for kNN, where they were asked for.
+        seconds: of training, up to ``step``.
+    """
+
+    settings: PretrainSettings
+    images: Images
+    evaluation: Images | None
+    subject: Subject
+    network: Network
+    optimizer: Optimizer
+    schedule: Schedule
+    device: torch.device
+    bf16: bool
+    step: int = 0
+    seconds: float = 0.0
+
+    def evaluate(self, journal: Journal) -> None:
+        """Measure what the weights are worth, where there are images to tell it by."""
+        if self.evaluation is None or not journal.main:
+            return
+        measured = validate(
+            self.network, self.evaluation, self.images, self.subject.names,
+            self.settings.image_size, self.device, self.bf16,
+        )  # fmt: skip
+        journal.write({"step": self.step} | measured)
+        words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in measured.items())
+        tqdm.write(f"epoch {self.step / self.schedule.steps_per_epoch:.1f}: {words}")
+
+    def save(self) -> None:
+        """Write a checkpoint, which the run goes on from."""
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "classes": self.subject.names,
+        }
+        checkpoint.save_checkpoint(Path(self.settings.out), state)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint."""
+        run = Path(self.settings.out)
+        state = checkpoint.load_checkpoint(run)
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds = state["step"], state["seconds"]
+        print(f"going on at step {self.step} of {run}")
+
+
 def _train(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Images:
-    run, main, world = Path(settings.out), distributed.is_main(), distributed.world_size()
+    run, main = Path(settings.out), distributed.is_main()
+    training = _prepare(settings, device)
+    network, optimizer, schedule = training.network, training.optimizer, training.schedule
+    model: nn.Module = network
+    if distributed.world_size() > 1:
+        # A descriptor, and its companion's, may need a part of a backbone alone.
+        model = distributed.parallel(network, parts_unused=settings.copies)
+    if settings.compile:
+        compile_network(model)
+
+    total_steps = schedule.total_steps
+    end = total_steps if last_step is None else last_step
+    # The loader is ahead of the step by its share, which is kept for the step.
+    rows, own_rows = tee(training.subject.rows(settings, training.step, total_steps))
+    profile = Profile(settings.profile, device)
+    seconds_before, started = training.seconds, time.monotonic()
+    saved = started
+
+    with ExitStack() as stack:
+        board = None
+        if main:
+            checkpoint.trim_log(run, training.step)
+            board = stack.enter_context(tensorboard(run, training.step))
+        bar = stack.enter_context(
+            tqdm(
+                total=end, initial=training.step, unit="step", desc="pretraining", disable=not main
+            )
+        )
+        interrupt = stack.enter_context(_Interrupt())
+        batches = stack.enter_context(Batches(training.images.pixels, device)).of(rows)
+        journal = Journal(
+            run, schedule.steps_per_epoch, main, board, bar,
+            GPU_STEPS_BETWEEN_READS if device.type == "cuda" else 1,
+        )  # fmt: skip
+        if training.step == 0:
+            training.evaluate(journal)
+        network.train()
+        while training.step < end:
+            with profile.part("data"):
+                batch_N3HW = next(batches)
+            with profile.part("views"):
+                views = training_views(batch_N3HW, settings, training.step)
+                views = training.subject.told(views, next(own_rows))
+            rate = schedule.set(optimizer, training.step)
+            with (
+                profile.part("forward"),
+                torch.autocast(device.type, torch.bfloat16, enabled=training.bf16),
+            ):
+                losses = model(views)
+            with profile.part("backward"):
+                optimizer.zero_grad()
+                losses["loss"].backward()
+            with profile.part("optimizer"):
+                optimizer.step()
+            training.step += 1
+            network.update(Progress(training.step, total_steps, schedule.steps_per_epoch))
+
+            seconds = time.monotonic() - started
+            training.seconds = seconds_before + seconds
+            known = {"learning_rate": rate, "seconds": training.seconds}
+            checked = journal.step(training.step, known, losses)
+            if training.step % schedule.eval_steps == 0 or training.step == total_steps:
+                journal.read()
+                training.evaluate(journal)
+            if not (checked or training.step == end):
+                continue
+            minutes_over = seconds > 60 * (settings.max_minutes or math.inf)
+            stop = distributed.any_process(interrupt.asked or minutes_over)
+            due = time.monotonic() - saved > 60 * settings.checkpoint_every_minutes
+            if main and (stop or training.step == end or due):
+                journal.read()
+                journal.check_weights(network, training.step, rate)
+                training.save()
+                saved = time.monotonic()
+            if stop and training.step < end:
+                why = "interrupted" if interrupt.asked else f"{settings.max_minutes} minutes over"
+                tqdm.write(
+                    f"{why} at step {training.step} of {total_steps}; the same command goes on"
+                )
+                break
+    if settings.profile and main:
+        print(profile.table(2 * settings.batch_size))
+    distributed.wait()  # for the last checkpoint
+    return training.images
+
+
+def _prepare(settings: PretrainSettings, device: torch.device) -> _Training:
+    """All that the first step needs, or the next one of a run that goes on."""
+    run, main = Path(settings.out), distributed.is_main()
     earlier = earlier_record(run, settings)
     images, evaluation = _load(settings, run, earlier)
 
     torch.manual_seed(settings.seed)
-    network = create_network(settings)
+    network = Network(settings)
     subject = prepare(network.objective, images, evaluation, settings, device)
     labels_digest = None if subject.labels is None else subject.labels.digest
     network = network.to(device).to(memory_format=torch.channels_last)
-    step, seconds_before = 0, 0.0
-    state = None
     if earlier is not None:
         if earlier.get("labels_digest", labels_digest) != labels_digest:
             raise _other(run, ["the labels have changed"])
-        state = checkpoint.load_checkpoint(run)
     else:
         if main:
             _record(run, settings, images, evaluation, labels_digest)
@@ -119,105 +259,16 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
         settings.optimizer, network, settings.decay(0), settings.backbone_rate, recipe.norm_rate,
         recipe.constant,
     )  # fmt: skip
-    if state is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, seconds_before = state["step"], state["seconds"]
-        state = None  # a second copy of the network
-        print(f"going on at step {step} of {run}")
     bf16 = in_bf16(settings.precision, network, device)
     if bf16 and device.type == "cpu":
         float_on_tiny_maps(network)
-    model: nn.Module = network
-    if world > 1:
-        # A descriptor, and its companion's, may need a part of a backbone alone.
-        model = distributed.parallel(network, parts_unused=settings.copies)
-    if settings.compile:
-        compile_network(model)
-
     schedule = Schedule(settings, len(subject) // settings.batch_size)
-    steps_per_epoch, total_steps = schedule.steps_per_epoch, schedule.total_steps
-    end = total_steps if last_step is None else last_step
-    # The loader is ahead of the step by its share, which is kept for the step.
-    rows, own_rows = tee(subject.rows(settings, step, total_steps))
-    profile = Profile(settings.profile, device)
-    started = saved = time.monotonic()
-
-    with ExitStack() as stack:
-        board = None
-        if main:
-            checkpoint.trim_log(run, step)
-            board = stack.enter_context(tensorboard(run, step))
-        bar = stack.enter_context(
-            tqdm(total=end, initial=step, unit="step", desc="pretraining", disable=not main)
-        )
-        interrupt = stack.enter_context(_Interrupt())
-        batches = stack.enter_context(Batches(images.pixels, device)).of(rows)
-        journal = Journal(
-            run, steps_per_epoch, main, board, bar,
-            GPU_STEPS_BETWEEN_READS if device.type == "cuda" else 1,
-        )  # fmt: skip
-
-        def evaluate() -> None:
-            if evaluation is not None and main:
-                measured = validate(
-                    network, evaluation, images, subject.names, settings.image_size, device, bf16
-                )
-                journal.write({"step": step} | measured)
-                words = ", ".join(f"{name} {100 * value:.1f} %" for name, value in measured.items())
-                tqdm.write(f"epoch {step / steps_per_epoch:.1f}: {words}")
-
-        if step == 0:
-            evaluate()
-        network.train()
-        while step < end:
-            with profile.part("data"):
-                batch_N3HW = next(batches)
-            with profile.part("views"):
-                views = training_views(batch_N3HW, settings, step)
-                views = subject.told(views, next(own_rows))
-            rate = schedule.set(optimizer, step)
-            with profile.part("forward"), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                losses = model(views)
-            with profile.part("backward"):
-                optimizer.zero_grad()
-                losses["loss"].backward()
-            with profile.part("optimizer"):
-                optimizer.step()
-            step += 1
-            network.update(Progress(step, total_steps, steps_per_epoch))
-
-            seconds = time.monotonic() - started
-            known = {"learning_rate": rate, "seconds": seconds_before + seconds}
-            checked = journal.step(step, known, losses)
-            if step % schedule.eval_steps == 0 or step == total_steps:
-                journal.read()
-                evaluate()
-            if not (checked or step == end):
-                continue
-            minutes_over = seconds > 60 * (settings.max_minutes or math.inf)
-            stop = distributed.any_process(interrupt.asked or minutes_over)
-            due = time.monotonic() - saved > 60 * settings.checkpoint_every_minutes
-            if main and (stop or step == end or due):
-                journal.read()
-                journal.check_weights(network, step, rate)
-                state = {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "seconds": seconds_before + seconds,
-                    "classes": subject.names,
-                }
-                checkpoint.save_checkpoint(run, state)
-                saved = time.monotonic()
-            if stop and step < end:
-                why = "interrupted" if interrupt.asked else f"{settings.max_minutes} minutes over"
-                tqdm.write(f"{why} at step {step} of {total_steps}; the same command goes on")
-                break
-    if settings.profile and main:
-        print(profile.table(2 * settings.batch_size))
-    distributed.wait()  # for the last checkpoint
-    return images
+    training = _Training(
+        settings, images, evaluation, subject, network, optimizer, schedule, device, bf16
+    )
+    if earlier is not None:
+        training.resume()
+    return training
 
 
 def _start(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from index.errors import RunError
 from trainer import checkpoint
-from trainer.network import Network, create_network
+from trainer.network import Network
 from trainer.settings import PretrainSettings
 
 
@@ -33,7 +33,7 @@ def load_trained(run: Path) -> Trained:
     """
     settings = PretrainSettings.recorded(checkpoint.read_settings(run))
     state = checkpoint.load_checkpoint(run)
-    network = create_network(settings).eval()
+    network = Network(settings).eval()
     try:
         network.load_state_dict(state["network"])
     except RuntimeError as error:

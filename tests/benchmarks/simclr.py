@@ -229,7 +229,7 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     """Batch after batch as `trainer/pretrain.py` takes them."""
     from trainer.loader import Batches
     from trainer.memory import keep_freed_memory
-    from trainer.network import create_network
+    from trainer.network import Network
     from trainer.optimisers import create_optimizer, set_rate
     from trainer.pretrain import training_views
     from trainer.settings import PretrainSettings
@@ -247,7 +247,7 @@ def of_kindred(task: Task, pixels_NSSC: NDArray[np.uint8]) -> Iterator[None]:
     device = torch.device(task.device)
     if device.type == "cpu":
         keep_freed_memory()
-    network = create_network(settings).to(device).to(memory_format=torch.channels_last)
+    network = Network(settings).to(device).to(memory_format=torch.channels_last)
     optimizer = create_optimizer("sgd", network, WEIGHT_DECAY)
     set_rate(optimizer, RATE)
     if task.compile:
