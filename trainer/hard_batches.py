@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from index.errors import RunError
@@ -78,7 +79,7 @@ def nearest(x_ND: Tensor, count: int) -> NDArray[np.int32]:
 
     By the cosine of what they differ from the mean, which all have in common.
     """
-    x_ND = torch.nn.functional.normalize(x_ND - x_ND.mean(0), dim=1)
+    x_ND = functional.normalize(x_ND - x_ND.mean(0), dim=1)
     parts = []
     for start in range(0, len(x_ND), _ROWS_AT_A_TIME):
         cosine_BN = x_ND[start : start + _ROWS_AT_A_TIME] @ x_ND.T

@@ -247,9 +247,9 @@ def _prepare(settings: PretrainSettings, device: torch.device) -> _Training:
         if main:
             _record(run, settings, images, evaluation, labels_digest)
         _start(network, settings, images, device, main)
-        if settings.group_size > 1 and main:
-            write_neighbours(run, network, images.pixels, settings, device)
     if settings.group_size > 1:
+        if earlier is None and main:
+            write_neighbours(run, network, images.pixels, settings, device)
         distributed.wait()
         subject = replace(subject, near_NK=read_neighbours(run))
     if settings.frozen_stages:
