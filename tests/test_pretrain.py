@@ -557,3 +557,11 @@ def test_a_setting_that_was_of_no_use_does_not_keep_a_run_from_going_on() -> Non
     assert settings.differences(recorded | {"epochs": 7}) == [
         f"epochs was 7, now {settings.epochs}"
     ]
+
+
+def test_a_run_of_before_a_setting_existed_goes_on_with_its_default() -> None:
+    settings = PretrainSettings(data="pictures", out="run", from_="encoder.onnx", copies=True)
+    recorded = asdict(settings)
+    del recorded["group_size"]
+    assert settings.differences(recorded) == []
+    assert replace(settings, group_size=8).differences(recorded) == ["group_size was 1, now 8"]

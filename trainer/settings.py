@@ -391,14 +391,20 @@ class PretrainSettings:
         }
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """Sentences on the recorded settings of another run that would change the numbers."""
-        mine, unused = asdict(self), _unused(vars(self))
+        """Sentences on the recorded settings of another run that would change the numbers.
+
+        What the version that made it did not have yet was as it is by default.
+        """
+        compared = [each for each in fields(self) if each.metadata["changes_numbers"]]
+        absent = {each.name for each in compared} - other.keys()
+        mine = asdict(self)
+        by_default = type(self)(**{name: mine[name] for name in mine.keys() - absent})
+        theirs = asdict(by_default) | other
+        unused = _unused(mine)
         return [
-            f"{each.name} was {other.get(each.name)!r}, now {mine[each.name]!r}"
-            for each in fields(self)
-            if each.metadata["changes_numbers"]
-            and each.name not in unused
-            and other.get(each.name) != mine[each.name]
+            f"{each.name} was {theirs[each.name]!r}, now {mine[each.name]!r}"
+            for each in compared
+            if each.name not in unused and theirs[each.name] != mine[each.name]
         ]
 
 
