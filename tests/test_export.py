@@ -324,7 +324,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused_before_the_work(run: Path, tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "file").touch()
-    for out in ("folder.onnx", "file/encoder.onnx"):
+    for out in ("folder.onnx", "file/encoder.onnx", "/proc/encoder.onnx"):
         with pytest.raises(RunError, match=r"could not be written .*; nothing was exported"):
             export.export(export.ExportSettings(str(run), str(tmp_path / out)))
 

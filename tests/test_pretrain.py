@@ -565,3 +565,6 @@ def test_a_run_of_before_a_setting_existed_goes_on_with_its_default() -> None:
     del recorded["group_size"]
     assert settings.differences(recorded) == []
     assert replace(settings, group_size=8).differences(recorded) == ["group_size was 1, now 8"]
+    recorded["option"] = {"temperature": settings.option["temperature"]}
+    assert settings.differences(recorded) == []
+    assert len(settings.differences(recorded | {"option": {"temperature": 3}})) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 from onnx import numpy_helper
+from small_methods import small_network, small_settings
 
 from index.errors import RunError
 from trainer import checkpoint, cli
@@ -191,6 +192,10 @@ def test_command_line_goes_on_without_naming_the_backbone(
     arguments[arguments.index(str(out))] = str(tmp_path / "other")
     assert cli.main([*arguments, "--optimizer", "lars"]) == 0
     assert checkpoint.read_settings(tmp_path / "other")["learning_rate"] is None
+    arguments[arguments.index(str(tmp_path / "other"))] = str(tmp_path / "spelt out")
+    assert cli.main([*arguments, "--optimizer", "adamw"]) == 0
+    recorded = checkpoint.read_settings(tmp_path / "spelt out")
+    assert recorded["learning_rate"] == GOING_ON["learning_rate"]
 
 
 def test_a_run_that_has_begun_needs_its_start_no_more(
@@ -504,3 +509,21 @@ def test_light_network_goes_on_from_its_encoder_file_with_a_descriptor_of_its_fi
     with torch.no_grad():
         for one, other in zip(again.eval().encode(pixels), trained.encode(pixels), strict=True):
             assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["swav", "pirl", "dino"])
+def test_what_belongs_to_the_earlier_run_is_begun_anew(method: str, tmp_path: Path) -> None:
+    """Its queue, its memory of each image and its warm-up are of other weights or other images."""
+    settings = small_settings(method)
+    earlier, network = small_network(settings), small_network(settings)
+    of_run = {f"objective.{name}" for name in network.objective.of_run}
+    state = earlier.state_dict()
+    assert of_run <= state.keys()
+    for name in of_run:
+        state[name].fill_(3)
+    before = {name: network.state_dict()[name].clone() for name in of_run}
+    checkpoint.save_checkpoint(tmp_path, {"network": state})
+    checkpoint.write_settings(tmp_path, asdict(settings))
+    assert load_start(network, tmp_path).fresh == ()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name] if name in of_run else state[name]), name

@@ -120,8 +120,8 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
         return PretrainSettings(**_of_use(before, options) | options)
     brings = inherited_alone if options.get("companion_alone") else inherited
     brought = brings(Path(start)) if start else {}
-    if "optimizer" in options:
-        brought.pop("learning_rate", None)  # of another optimizer
+    if options.get("optimizer", brought.get("optimizer")) != brought.get("optimizer"):
+        brought.pop("learning_rate", None)
     if command != "pretrain":
         brought.pop("jitter_strength", None)  # their paper's is none, which is milder
     brought = _of_use(brought, options)

@@ -28,7 +28,7 @@ class EvaluateSettings:
     """What to measure, and on which images."""
 
     encoder: str = setting("", "encoder file, .onnx")
-    data: str = setting("", "images to measure on: folder, Parquet or tar shards")
+    data: str = setting("", "images to measure on: folder, zip, Parquet or tar files, or a URL")
     bank: str | None = setting(
         None, "labelled images that kNN and the linear probe learn from [kNN leaves one out]"
     )

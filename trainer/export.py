@@ -36,7 +36,7 @@ from trainer import checkpoint, quantise, start
 from trainer.data import Images, load_images
 from trainer.edits import EditSettings, make_edits
 from trainer.files import writing
-from trainer.network import Network
+from trainer.network import Network, check_map
 from trainer.provenance import weights_digest
 from trainer.settings import refuse_missing, setting
 from trainer.trained import load_trained
@@ -204,6 +204,7 @@ def export(settings: ExportSettings) -> Export:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        tempfile.TemporaryDirectory(dir=out.parent).cleanup()  # told before the work
     recorded = checkpoint.read_settings(run)
     loaded = load_trained(run)
     trained, network = loaded.settings, loaded.network
@@ -214,6 +215,7 @@ def export(settings: ExportSettings) -> Export:
     if len(images) < 16:
         raise DataError(f"{len(images)} training images, expected 16 to measure scores with")
     size = settings.image_size or trained.image_size
+    check_map(network.backbone, trained.backbone, size, False)
     pixels = _sample(images, size, trained.seed)
 
     background = min(BACKGROUND_IMAGES, len(pixels) // 2)
@@ -224,6 +226,7 @@ def export(settings: ExportSettings) -> Export:
         settings.descriptor_width,
         _earlier(trained.from_, recorded, network),
     ).eval()
+    source = Path(trained.data).name or trained.data  # where it lies here is nobody's business
     run_id = hashlib.sha256(json.dumps(recorded, sort_keys=True).encode()).hexdigest()[:12]
     fit = {"image_size": size, "fit": "stretch", "kernel": "bilinear"}
     common: dict[str, Any] = fit | {
@@ -232,13 +235,16 @@ def export(settings: ExportSettings) -> Export:
         "descriptor_dim": served.descriptor_dim,
         "method": trained.method + (" + sscd" if trained.copies else ""),
         "backbone": start.named(trained, size),
-        "training_data": settings.training_data or f"{len(images):,} images of {trained.data}",
+        "training_data": settings.training_data or f"{len(images):,} images of {source}",
         "run_id": f"{run_id}-{loaded.step}",
     }
     unmeasured = Calibration(pairs=1, false_match_rates=(1.0, 0.0), thresholds=(-2.0, 2.0))
 
-    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        model = to_onnx(served, size)
+    model = to_onnx(served, size)
+    with (
+        writing(out, "nothing was exported"),
+        tempfile.TemporaryDirectory(dir=out.parent) as folder,
+    ):
         draft = Path(folder, "draft.onnx")
         _write(model, Metadata(**common, precision="fp32", calibration=unmeasured), draft)
         # What int8 costs and brings is asked of CPUs, for which it is made.

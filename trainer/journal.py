@@ -46,7 +46,7 @@ def tensorboard(run: Path, step: int) -> Iterator[SummaryWriter]:
     before, threading.excepthook = threading.excepthook, cry
     try:
         with writing(run / TENSORBOARD, checkpoint.GOES_ON):
-            board = SummaryWriter(run / TENSORBOARD, purge_step=step)
+            board = SummaryWriter(run / TENSORBOARD, purge_step=step + 1 if step else 0)
         try:
             yield board
         finally:

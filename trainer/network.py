@@ -61,7 +61,7 @@ class Network(nn.Module):
         create: Callable[..., Objective] = find_method(settings.method)
         name, size = settings.backbone, settings.image_size
         self.backbone = create_backbone(name, size, settings.width, settings.descriptor_stages)
-        _check_map(self.backbone, name, size, settings.copies)
+        check_map(self.backbone, name, size, settings.copies)
         # The normalisation is inside the network, so that it cannot be forgotten.
         self.register_buffer("mean", torch.tensor(self.backbone.mean).view(1, 3, 1, 1))
         self.register_buffer("deviation", torch.tensor(self.backbone.deviation).view(1, 3, 1, 1))
@@ -77,13 +77,13 @@ class Network(nn.Module):
         if settings.companion:
             spec = CompanionSpec.parse(settings.companion)
             self.companion = Companion(spec, settings.descriptor_width)
-            _check_map(self.companion.backbone, spec.name, spec.size, True)
+            check_map(self.companion.backbone, spec.name, spec.size, True)
         if not self.contrasts:
             self.objective.requires_grad_(False)
         elif settings.shows_smaller_views():
             less = " or --option small_views=0" if "small_views" in settings.option else ""
             hint = f"; its method shows smaller views, see --small-size{less}"
-            _check_map(self.backbone, name, settings.smaller_views().size, False, hint)
+            check_map(self.backbone, name, settings.smaller_views().size, False, hint)
 
     def forward(self, views: Views) -> dict[str, Tensor]:
         """Losses of a batch.
@@ -192,8 +192,9 @@ def _spread(rows_ND: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _check_map(backbone: Backbone, name: str, size: int, copies: bool, hint: str = "") -> None:
+def check_map(backbone: Backbone, name: str, size: int, copies: bool, hint: str = "") -> None:
     """Try one image, so that a model that cannot take it is refused before anything starts."""
+    training = backbone.training
     backbone.eval()
     try:
         map_NCHW, _ = backbone(torch.zeros(1, 3, size, size))
@@ -204,7 +205,7 @@ def _check_map(backbone: Backbone, name: str, size: int, copies: bool, hint: str
             f"backbone {name!r} does not take images of {size} px: {error}{hint}"
         ) from error
     finally:
-        backbone.train()
+        backbone.train(training)
     if copies and (map_NCHW.ndim != 4 or map_NCHW.shape[1] != backbone.channels):
         raise RunError(
             f"backbone {name!r} gives a tensor of shape {tuple(map_NCHW.shape)}, expected a map "

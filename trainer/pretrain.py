@@ -218,10 +218,11 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
                 training.save()
                 saved = time.monotonic()
             if stop and training.step < end:
-                why = "interrupted" if interrupt.asked else f"{settings.max_minutes} minutes over"
-                tqdm.write(
-                    f"{why} at step {training.step} of {total_steps}; the same command goes on"
-                )
+                if main:
+                    why = f"{settings.max_minutes} minutes over" if minutes_over else "interrupted"
+                    tqdm.write(
+                        f"{why} at step {training.step} of {total_steps}; the same command goes on"
+                    )
                 break
     if settings.profile and main:
         print(profile.table(2 * settings.batch_size))
@@ -302,7 +303,8 @@ def _go_on(
     if len(rows) <= settings.descriptor_width:
         return
     network.eval()
-    maps = (network.maps(x) for x in at_size(images.pixels[rows], settings.image_size, device))
+    parts = at_size(images.pixels, settings.image_size, device, rows)
+    maps = (network.maps(x) for x in parts)
     with torch.no_grad():
         network.copies.start_from(torch.cat([network.copies.pool(each) for each in maps]))
 

@@ -59,7 +59,9 @@ class PretrainSettings:
         RunError: a value is out of its range, or given for a method that does not take it.
     """
 
-    data: str = setting("", "folder, Parquet or tar shards to learn from", changes_numbers=False)
+    data: str = setting(
+        "", "folder, zip, Parquet or tar files to learn from, or a URL", changes_numbers=False
+    )
     out: str = setting("", "folder of the run; the same one goes on with it", changes_numbers=False)
     eval_data: str | None = setting(
         None, "labelled images for kNN accuracy while it trains", changes_numbers=False
@@ -69,7 +71,9 @@ class PretrainSettings:
         False, "train the descriptor to tell copies, with strong edits as second views"
     )
     from_: str | None = setting(
-        None, "where the weights start: an earlier run, encoder file, or file of backbone weights"
+        None,
+        "where the weights start: an earlier run, encoder file, or file of backbone weights; rate "
+        "and crops are then milder unless given, networks and sizes those of the run or file",
     )
     backbone: str = setting("resnet18", "model of timm, by name")
     width: float = setting(1.0, "multiplies a ResNet's channels")
@@ -118,7 +122,7 @@ class PretrainSettings:
         "", "network beside the backbone for the descriptor alone: 'NAME [xWIDTH] at SIZE'"
     )
     companion_from: str | None = setting(
-        None, "run or encoder file whose companion it is, or which it is, trained with --copies"
+        None, "run or encoder file to take it from: its companion, else its network, if of --copies"
     )
     companion_alone: bool = setting(
         False, "go on from the companion alone that the run or encoder file of --from has"
@@ -149,7 +153,9 @@ class PretrainSettings:
     jitter_strength: float | None = setting(
         None, "of the colours [0.5 up to 40 px, the paper's above]"
     )
-    blur_probability: float | None = setting(None, "[0 up to 40 px, 0.5 above]")
+    blur_probability: float | None = setting(
+        None, "of a view, to be blurred [0 up to 40 px, the paper's above]"
+    )
     compile: bool = setting(False, "compile the network and the views with torch.compile: for GPUs")
     profile: bool = setting(
         False, "measure the parts of a step, and print them last", changes_numbers=False
@@ -160,7 +166,7 @@ class PretrainSettings:
         "auto", "cpu, cuda, or auto: cuda where there is one", changes_numbers=False
     )
     workers: int | None = setting(
-        None, "threads that decode images [one a core]", changes_numbers=False
+        None, "threads that decode images [one a processor]", changes_numbers=False
     )
     eval_every_epochs: float = setting(1.0, "epochs between two evaluations", changes_numbers=False)
     checkpoint_every_minutes: float = setting(
@@ -400,6 +406,8 @@ class PretrainSettings:
         mine = asdict(self)
         by_default = type(self)(**{name: mine[name] for name in mine.keys() - absent})
         theirs = asdict(by_default) | other
+        if theirs["method"] == self.method and isinstance(theirs["option"], dict):
+            theirs["option"] = by_default.option | theirs["option"]
         unused = _unused(mine)
         return [
             f"{each.name} was {theirs[each.name]!r}, now {mine[each.name]!r}"

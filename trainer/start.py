@@ -174,7 +174,9 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         RunError: the backbone's weights are not all there, or have other shapes.
     """
     own = network.state_dict()
-    found, recorded = _read(path), _recorded(path)
+    of_run = {f"objective.{name}" for name in network.objective.of_run}
+    found = {name: value for name, value in _read(path).items() if name not in of_run}
+    recorded = _recorded(path)
     _refuse_other_stem(network.backbone, path, recorded, of_companion=companion_alone)
     if companion_alone:
         found = _of_companion(found)
@@ -186,7 +188,7 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
     }  # fmt: skip
-    missing = _learnt(network).keys() - taken.keys()
+    missing = _learnt(network).keys() - taken.keys() - of_run
     lacking = sorted(name for name in missing if name.startswith("backbone."))
     if lacking:
         shapes = [

@@ -40,7 +40,7 @@ def validate(
     queries = functional.normalize(h_ND, dim=1)
     if train.labelled:
         rows = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
-        bank = _represent(network, train.pixels[rows], size, device, autocast)
+        bank = _represent(network, train.pixels, size, device, autocast, rows)
         bank = functional.normalize(bank, dim=1)
         query_labels, bank_labels = (
             each.to(device) for each in joint_labels(evaluation.labels, train.labels[rows])
@@ -64,20 +64,30 @@ def _represent(
     size: int,
     device: torch.device,
     autocast: bool,
+    rows: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """H, float32 (N, D) on the device, of uint8 pixels of any square size."""
+    """H, float32 (N, D) on the device, of ``at_size``'s images."""
     parts = []
-    for x in at_size(pixels, size, device):
+    for x in at_size(pixels, size, device, rows):
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
             h = network.represent(x)
         parts.append(h.float())
     return torch.cat(parts)
 
 
-def at_size(pixels: NDArray[np.uint8], size: int, device: torch.device) -> Iterator[Tensor]:
-    """Batches float32 (B, 3, size, size) in 0 to 1 of uint8 pixels of any square size."""
+def at_size(
+    pixels: NDArray[np.uint8],
+    size: int,
+    device: torch.device,
+    rows: NDArray[np.int64] | None = None,
+) -> Iterator[Tensor]:
+    """Batches float32 (B, 3, size, size) in 0 to 1 of uint8 pixels of any square size.
+
+    Of the images of these rows, at most; they are copied a batch at a time.
+    """
     count = CPU_BATCH if device.type == "cpu" else 256
-    for start in range(0, len(pixels), count):
-        x = torch.from_numpy(np.ascontiguousarray(pixels[start : start + count])).to(device)
+    rows = np.arange(len(pixels)) if rows is None else rows
+    for start in range(0, len(rows), count):
+        x = torch.from_numpy(pixels[rows[start : start + count]]).to(device)
         x = at_side(x.permute(0, 3, 1, 2).float() / 255, size)
         yield x.contiguous(memory_format=torch.channels_last)

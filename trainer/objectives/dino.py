@@ -78,6 +78,7 @@ class DINO(Objective):
         small_crop_area=(0.05, 0.4), **LIKE_BYOL,
     )  # fmt: skip
     centre_P: Tensor
+    of_run = frozenset({"teacher_temperature", "outputs.learning"})
     teacher_temperature: Tensor
 
     def __init__(

@@ -83,13 +83,13 @@ class MoCo(Objective):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
 
     def check(self, batch_size: int, images: int) -> None:
-        """The queue takes a batch's keys, and holds no image twice."""
+        """The queue takes a batch's keys, and an epoch fills it at least once."""
         length = len(self.queue_LK)
         if not 2 * batch_size <= length <= images:
             raise RunError(
                 f"queue_length is {length}, expected at least the {2 * batch_size} views of a batch"
-                f" and at most the {images} images: an older key of the same image would count "
-                "as another's; see --option queue_length and --batch-size"
+                f" and at most the {images} images, so that few older keys of an image count as "
+                "another's; see --option queue_length and --batch-size"
             )
 
     def forward(self, seen: Seen) -> Tensor:

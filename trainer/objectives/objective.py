@@ -118,6 +118,8 @@ class Objective(nn.Module):
         labelled: whether the loss needs the images' classes.
         numbered: whether it needs to know which images they are.
         taught: whether it learns from a teacher.
+        of_run: names of its state that a run of its own begins anew, whatever weights it starts
+            from.
         projector: h (N, D) to z (N, K), the descriptor where copies are not trained.
     """
 
@@ -125,6 +127,7 @@ class Objective(nn.Module):
     labelled: ClassVar[bool] = False
     numbered: ClassVar[bool] = False
     taught: ClassVar[bool] = False
+    of_run: ClassVar[frozenset[str]] = frozenset()
     projector: nn.Module
 
     def forward(self, seen: Seen) -> Tensor:

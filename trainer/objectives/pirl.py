@@ -60,6 +60,7 @@ class PIRL(Objective):
 
     recipe = Recipe(optimizer="sgd", rate=0.03, weight_decay=1e-4, crop_min_area=0.2, jigsaw=True)
     numbered = True
+    of_run = frozenset({"memory_IK", "steps"})
     memory_IK: Tensor
     steps: Tensor
 

@@ -75,6 +75,7 @@ class SwAV(Objective):
     recipe = Recipe(
         optimizer="lars", rate=0.3, weight_decay=1e-6, crop_min_area=0.14, jitter_strength=1.0
     )
+    of_run = frozenset({"queue_2LK", "filled", "queueing", "learning"})
     queue_2LK: Tensor
     filled: Tensor
     queueing: Tensor

@@ -33,7 +33,7 @@ class ReportSettings:
     out: str = setting("", "page to write, .html")
     data: str | None = setting(
         None,
-        "pictures to look at: folder, Parquet or tar shards "
+        "pictures to look at: folder, zip, Parquet or tar files, or a URL "
         "[those of --eval-data of the first run, else those that it learnt from]",
     )
     images: int = setting(2000, "most pictures to look at")
