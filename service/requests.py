@@ -156,8 +156,9 @@ class Strictness(Body):
     max_false_match_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None,
         description="Of pairs of different pictures, the share that may be taken for copies; the "
-        f"encoder's calibration turns it into a threshold. {DEFAULT_FALSE_MATCH_RATE:g}, or the "
-        "smallest that was measured, unless `threshold` is given.",
+        "collection's calibration, else the encoder's, turns it into a threshold. "
+        f"{DEFAULT_FALSE_MATCH_RATE:g}, or the smallest that was measured, unless `threshold` is "
+        "given.",
     )
     threshold: Annotated[FiniteFloat, Field(ge=-2, le=2)] | None = Field(
         default=None, description="The least copy score itself, for those who calibrated it."
@@ -178,7 +179,7 @@ class CheckOptions(Strictness):
         default=False,
         description="Give the nearest images a second look: local features and the aligned pixels "
         "decide, and `evidence` says how the one picture lies on the other. Finds more, says "
-        "more, and takes about a second.",
+        "more, and takes some tenths of a second.",
     )
     orientations: bool = Field(
         default=False,

@@ -80,7 +80,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Size of a collection's index files, in bytes, up to which its vectors are "
         "held in memory. Of larger ones they are read from the disk, some hundred a search, and "
-        "only codes and keys are held: about 130 bytes an image with the default encoder.",
+        "only codes and keys are held: about 290 bytes an image with the default encoder.",
     )
     thumbnail_cache_bytes: int = Field(
         default=64 * 1024 * 1024,

@@ -46,7 +46,7 @@ def add_command(
         help="the data folder (default: KINDRED_DATA, else ./kindred-data)",
     )
     command.add_argument(
-        "--json", action="store_true", help="print one machine-readable object last"
+        "--json", action="store_true", help="print the outcome as a machine-readable object"
     )
     return command
 

@@ -74,6 +74,9 @@ def _run(options: argparse.Namespace) -> int:
             drop = migrations.forget if options.what == "forget" else migrations.abandon
             drop(collection)
             print(f"{options.collection}: done; {collection.encoder_sha256[:12]} serves")
+            if options.json:
+                serves = {"encoder_sha256": collection.encoder_sha256}
+                print_json({"collection": options.collection, **serves})
             return DONE
         encoder = Encoder(
             _next_encoder_file(options, collection),

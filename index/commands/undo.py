@@ -14,7 +14,7 @@ from index.tidy import undo_all
 def add(commands: Commands) -> None:
     """Add ``undo`` to the command line."""
     command = add_command(
-        commands, "undo", _run, "bring back the files that duplicates --apply moved"
+        commands, "undo", _run, "take back what duplicates --apply moved or linked"
     )
     command.add_argument(
         "journal", metavar="JOURNAL", type=Path, help="the file that --apply named"

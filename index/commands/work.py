@@ -34,7 +34,7 @@ def add_encoder_flags(
         "--threads",
         type=positive,
         metavar="N",
-        help="threads that encode on the CPU (default: one a core)",
+        help="threads that encode on the CPU (default: one a processor)",
     )
 
 
