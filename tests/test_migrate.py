@@ -618,7 +618,8 @@ def test_the_command_goes_over_and_back_step_by_step(
     (source / "3.jpg").unlink()
     assert run("migrate", *where, "--back", "--json") == 0, "what it has needs no file"
     capsys.readouterr()
-    assert run("migrate", *plain, "--forget") == 0
+    assert run("migrate", *plain, "--forget", "--json") == 0
+    assert answer()["encoder_sha256"] == later.sha256
     assert run("migrate", *where, "--encoder", encoder_path) == 2
     output = capsys.readouterr().out
     assert "cannot be read: 3.jpg" in output
