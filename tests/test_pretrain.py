@@ -568,3 +568,6 @@ def test_a_run_of_before_a_setting_existed_goes_on_with_its_default() -> None:
     recorded["option"] = {"temperature": settings.option["temperature"]}
     assert settings.differences(recorded) == []
     assert len(settings.differences(recorded | {"option": {"temperature": 3}})) == 1
+    warmer = replace(settings, option={"temperature": 3})
+    assert len(warmer.differences(recorded | {"option": {}})) == 1, "the paper's was not recorded"
+    assert warmer.differences(recorded | {"option": {"temperature": 3}}) == []

@@ -407,7 +407,8 @@ class PretrainSettings:
         by_default = type(self)(**{name: mine[name] for name in mine.keys() - absent})
         theirs = asdict(by_default) | other
         if theirs["method"] == self.method and isinstance(theirs["option"], dict):
-            theirs["option"] = by_default.option | theirs["option"]
+            options = options_of(find_method(self.method))
+            theirs["option"] = complete(self.method, options, {}) | theirs["option"]
         unused = _unused(mine)
         return [
             f"{each.name} was {theirs[each.name]!r}, now {mine[each.name]!r}"

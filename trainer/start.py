@@ -173,10 +173,9 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
     Raises:
         RunError: the backbone's weights are not all there, or have other shapes.
     """
-    own = network.state_dict()
     of_run = {f"objective.{name}" for name in network.objective.of_run}
-    found = {name: value for name, value in _read(path).items() if name not in of_run}
-    recorded = _recorded(path)
+    own = {name: value for name, value in network.state_dict().items() if name not in of_run}
+    found, recorded = _read(path), _recorded(path)
     _refuse_other_stem(network.backbone, path, recorded, of_companion=companion_alone)
     if companion_alone:
         found = _of_companion(found)
@@ -188,7 +187,8 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         name: value for name, value in found.items()
         if name in own and value.shape == own[name].shape
     }  # fmt: skip
-    missing = _learnt(network).keys() - taken.keys() - of_run
+    learnt = _learnt(network).keys() - of_run
+    missing = learnt - taken.keys()
     lacking = sorted(name for name in missing if name.startswith("backbone."))
     if lacking:
         shapes = [
@@ -205,7 +205,7 @@ def load_start(network: Network, path: Path, *, companion_alone: bool = False) -
         )
     network.load_state_dict(taken, strict=False)
     given = {"backbone", "mean", "deviation"}
-    heads = {name.split(".")[0] for name in taken.keys() & _learnt(network).keys()} - given
+    heads = {name.split(".")[0] for name in learnt & taken.keys()} - given
     fresh = {name.split(".")[0] for name in missing} - given
     return Start(path, tuple(sorted(heads)), tuple(sorted(fresh)))
 
