@@ -206,6 +206,11 @@ def test_int8_spans_no_more_than_a_relu6_lets_through(tmp_path: Path) -> None:
     assert float(np.abs(got - expected).mean()) < 0.05 * float(expected.std())
 
 
+def test_a_bound_that_bounds_nothing_is_refused() -> None:
+    with pytest.raises(RunError, match="max_int8_loss is nan, expected a share of 1"):
+        export.ExportSettings("run", "x.onnx", int8=True, max_int8_loss=float("nan"))
+
+
 def test_int8_over_its_bound_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match=r"int8 costs .* expected at most -2"):
         export.export(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -211,6 +212,18 @@ def test_rate_and_decay_are_the_papers_unless_given() -> None:
     dino = PretrainSettings(data="here", out="there", method="dino")
     assert [dino.decay(share) for share in (0, 0.5, 1)] == pytest.approx([0.04, 0.22, 0.4])
     assert replace(dino, weight_decay=0.1).decay(0.5) == 0.1
+    distill = PretrainSettings(data="here", out="there", method="distill", teacher="a run")
+    simclr2 = PretrainSettings(data="here", out="there", method="simclr2")
+    assert [simclr2.decay(0), distill.decay(0)] == [1e-4, 1e-4]
+    assert distill.peak_rate() == simclr2.peak_rate() == pytest.approx(0.075 * math.sqrt(512))
+
+
+@pytest.mark.parametrize("method", ["classify", "distill"])
+def test_classes_are_learnt_from_crops_and_mirrors_alone(method: str) -> None:
+    teacher = "a run" if method == "distill" else None
+    settings = PretrainSettings(data="here", out="there", method=method, teacher=teacher)
+    views = settings.views()
+    assert views.jitter_strength == views.grey_probability == views.blur_probability == 0
 
 
 def test_views_differ_as_in_the_paper_and_with_copies_are_of_one_kind() -> None:

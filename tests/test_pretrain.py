@@ -571,3 +571,14 @@ def test_a_run_of_before_a_setting_existed_goes_on_with_its_default() -> None:
     warmer = replace(settings, option={"temperature": 3})
     assert len(warmer.differences(recorded | {"option": {}})) == 1, "the paper's was not recorded"
     assert warmer.differences(recorded | {"option": {"temperature": 3}}) == []
+
+
+def test_a_checkpoint_of_another_network_is_refused_by_its_name(settings: PretrainSettings) -> None:
+    """As an earlier version may have made it, with the same settings."""
+    pretrain.pretrain(replace(settings, epochs=1))
+    run = Path(settings.out)
+    state = checkpoint.load_checkpoint(run)
+    state["network"]["of.another"] = torch.zeros(1)
+    checkpoint.save_checkpoint(run, state)
+    with pytest.raises(RunError, match=r"checkpoint\.pt does not fit the network"):
+        pretrain.pretrain(replace(settings, epochs=1))

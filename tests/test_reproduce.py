@@ -61,13 +61,20 @@ def test_changed_code_and_versions_are_told(
 ) -> None:
     recorded = checkpoint.read_settings(run)
     recorded["code_digest"] = "0" * 64
-    recorded["versions"] |= {"torch": "1.0", "threads": "96"}
+    recorded["versions"] |= {
+        "torch": "1.0",
+        "threads": "96",
+        "device": "NVIDIA H100",
+        "processes": "4",
+    }
     checkpoint.write_settings(run, recorded)
     comparison = reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))
     assert comparison.same_weights
     told = capsys.readouterr().err
     assert "torch was 1.0, now" in told
     assert "threads was 96, now" in told
+    assert "device was NVIDIA H100, now cpu" in told
+    assert "processes was 4, now 1" in told
     assert "the code of index/ or trainer/ has changed" in told
 
 

@@ -33,14 +33,13 @@ def process_group(device: torch.device) -> Iterator[None]:
     Raises:
         RunError: all of them were told to use the same GPU.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes == 1:
+    if processes() == 1:
         yield
         return
     if device.type == "cuda":
         if str(device) != "cuda":
             raise RunError(
-                f"device is {device} in each of {processes} processes, expected cuda: "
+                f"device is {device} in each of {processes()} processes, expected cuda: "
                 "each takes a GPU of its own"
             )
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -51,6 +50,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     yield
     # Not after an error: to part in good order, each would wait for the others.
     distributed.destroy_process_group()
+
+
+def processes() -> int:
+    """How many torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def world_size() -> int:

@@ -82,6 +82,8 @@ class ExportSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RunError(f"{name} is {value}, expected at least {least}")
+        if not self.max_int8_loss <= 1:
+            raise RunError(f"max_int8_loss is {self.max_int8_loss}, expected a share of 1")
         if Path(self.out).suffix != ".onnx":
             raise RunError(f"out is {self.out!r}, expected a name that ends in .onnx")
 

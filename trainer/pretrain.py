@@ -39,6 +39,7 @@ from trainer.profile import Profile
 from trainer.settings import PretrainSettings
 from trainer.start import load_companion, load_start
 from trainer.subject import Subject, prepare
+from trainer.trained import load_network
 from trainer.validation import at_size, validate
 from trainer.views import make_jigsaws, make_views
 
@@ -136,7 +137,7 @@ class _Training:
         """Go on from the last checkpoint."""
         run = Path(self.settings.out)
         state = checkpoint.load_checkpoint(run)
-        self.network.load_state_dict(state["network"])
+        load_network(self.network, state, run)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
         print(f"going on at step {self.step} of {run}")
@@ -246,7 +247,7 @@ def _prepare(settings: PretrainSettings, device: torch.device) -> _Training:
             raise _other(run, ["the labels have changed"])
     else:
         if main:
-            _record(run, settings, images, evaluation, labels_digest)
+            _record(run, settings, images, evaluation, labels_digest, device)
         _start(network, settings, images, device, main)
     if settings.group_size > 1:
         if earlier is None and main:
@@ -426,6 +427,7 @@ def _record(
     images: Images,
     evaluation: Images | None,
     labels_digest: str | None,
+    device: torch.device,
 ) -> None:
     """Keep what makes a new run."""
     record = asdict(settings) | {
@@ -433,7 +435,7 @@ def _record(
         "eval_digest": None if evaluation is None else evaluation.digest,
         "labels_digest": labels_digest,
         "code_digest": provenance.code_digest(),
-        "versions": provenance.versions(),
+        "versions": provenance.versions(device),
     }
     for name, path in provenance.WEIGHTS.items():
         record[name] = provenance.weights_digest(getattr(settings, path))

@@ -11,23 +11,26 @@ import torch
 
 import index
 from index.errors import RunError
-from trainer import checkpoint
+from trainer import checkpoint, distributed
 from trainer.precision import cpu_has_bf16
 
 PACKAGES = ("torch", "timm", "numpy", "Pillow")
 """Those whose version can change the numbers of a run."""
 
 
-def versions() -> dict[str, str]:
-    """What the numbers depend on, by name: versions, and the CPU's instructions and threads.
+def versions(device: torch.device) -> dict[str, str]:
+    """What the numbers depend on, by name: versions, device, the CPU's instructions and threads.
 
-    The threads share out sums, whose order changes what is rounded.
+    The threads share out sums, whose order changes what is rounded; the processes that torchrun
+    started share out batches, and each draws views of its own.
     """
     instructions = torch.backends.cpu.get_cpu_capability()
     return {
         "python": platform.python_version(),
         "processor": f"{instructions} with bf16" if cpu_has_bf16() else instructions,
         "threads": str(torch.get_num_threads()),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": str(distributed.processes()),
     } | {name: version(name) for name in PACKAGES}
 
 

@@ -12,7 +12,7 @@ from index.errors import RunError
 from trainer import checkpoint, provenance
 from trainer.data import load_images
 from trainer.labelled import read_labels
-from trainer.pretrain import earlier_record, pretrain
+from trainer.pretrain import earlier_record, pretrain, resolve_device
 from trainer.settings import PretrainSettings, refuse_missing, setting
 
 
@@ -62,8 +62,8 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
 
     A run that was stopped is repeated as far as it came.
 
-    Other versions of the code or of a package, another processor and another number of threads are
-    told, since they may change the numbers.
+    Other versions of the code or of a package, another processor or device and another number of
+    threads or processes are told, since they may change the numbers.
 
     Raises:
         RunError: the images, their labels or the starting weights are not those of the run; it has
@@ -96,20 +96,20 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
         path = getattr(again, name)
         if digest_name in recorded and provenance.weights_digest(path) != recorded[digest_name]:
             raise RunError(f"{path} has changed since {run} was made with it")
-    differences = _differences(recorded)
+    differences = _differences(recorded, torch.device(resolve_device(again.device)))
     for difference in differences:
         print(f"differs from {run}: {difference}", file=sys.stderr)
     pretrain(again, last_step)
     return _compare(run, out, differences)
 
 
-def _differences(recorded: dict[str, object]) -> tuple[str, ...]:
+def _differences(recorded: dict[str, object], device: torch.device) -> tuple[str, ...]:
     """Sentences on what is no longer as it was."""
     before = recorded["versions"]
     assert isinstance(before, dict)
     found = [
         f"{name} was {before.get(name)}, now {now}"
-        for name, now in provenance.versions().items()
+        for name, now in provenance.versions(device).items()
         if before.get(name, now) != now  # an earlier version may not have recorded it
     ]
     if recorded["code_digest"] != provenance.code_digest():

@@ -139,8 +139,8 @@ class PretrainSettings:
     optimizer: str = setting("", "lars, sgd or adamw [the paper's]")
     learning_rate: float | None = setting(
         None,
-        "peak rate [the paper's; of simclr, and of an optimizer that is not the paper's, "
-        "f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]",
+        "peak rate [the paper's; of simclr, simclr2, distill, and of an optimizer that is not the "
+        "paper's, f sqrt(batch): f = 0.075 for lars, 0.02 for sgd, 6e-5 for adamw]",
     )
     backbone_rate: float = setting(1.0, "share of the rate at which the backbone learns, not heads")
     weight_decay: float | None = setting(None, "on all but biases and norms [the paper's]")
@@ -318,9 +318,10 @@ class PretrainSettings:
             "crop_area": (self.crop_min_area, 1.0),
             "jitter_strength": self.jitter_strength,
             "blur_probability": self.blur_probability,
-            "solarize_probability": of(recipe.solarize),
         }
         paper: dict[str, Any] = {
+            "solarize_probability": of(recipe.solarize),
+            "grey_probability": recipe.grey,
             "jitter_strength": min(published.jitter_strength, recipe.jitter_strength),
             "blur_probability": of(recipe.blur) if published.blur_probability else 0.0,
         }

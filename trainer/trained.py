@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from index.errors import RunError
 from trainer import checkpoint
@@ -34,10 +35,19 @@ def load_trained(run: Path) -> Trained:
     settings = PretrainSettings.recorded(checkpoint.read_settings(run))
     state = checkpoint.load_checkpoint(run)
     network = Network(settings).eval()
+    load_network(network, state, run)
+    return Trained(settings, network, state["step"], state["seconds"], state.get("classes"))
+
+
+def load_network(network: Network, state: dict[str, Any], run: Path) -> None:
+    """Copy the weights of a run's checkpoint.
+
+    Raises:
+        RunError: they are another network's.
+    """
     try:
         network.load_state_dict(state["network"])
     except RuntimeError as error:
         raise RunError(
             f"{run / checkpoint.CHECKPOINT} does not fit the network that its settings describe"
         ) from error
-    return Trained(settings, network, state["step"], state["seconds"], state.get("classes"))

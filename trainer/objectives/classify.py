@@ -2,14 +2,15 @@
 
 Chen, Kornblith, Swersky, Norouzi, Hinton, Big Self-Supervised Models are Strong Semi-Supervised
 Learners, NeurIPS 2020 (arXiv:2006.10029): section 2, "Fine-tuning": from the first layer of the
-head, here where the start has one of SimCLR's; the rate is appendix B's, for a batch of 1024.
+head, here where the start has one of SimCLR's; the rate is appendix B's, for a batch of 1024; views
+are cropped and mirrored, no more.
 
 Shape suffixes: N images, M = 2N views, D width of h.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -17,7 +18,8 @@ from torch.nn import functional
 from trainer.backbones import Backbone
 from trainer.objectives.objective import Objective, Recipe, Seen, Within, exact, hidden
 
-RECIPE = Recipe(optimizer="lars", rate=0.04, weight_decay=0.0, jitter_strength=0.0, blur=(0.0, 0.0))
+PLAIN: Final[dict[str, Any]] = {"jitter_strength": 0.0, "grey": 0.0, "blur": (0.0, 0.0)}
+"""Views that are cropped and mirrored alone."""
 
 
 class Classifier(Objective):
@@ -27,7 +29,7 @@ class Classifier(Objective):
         head_layers: 1 keeps the layer, whose output is then the descriptor; 0 classifies h.
     """
 
-    recipe: ClassVar[Recipe] = RECIPE
+    recipe: ClassVar[Recipe] = Recipe(optimizer="lars", rate=0.04, weight_decay=0.0, **PLAIN)
 
     def __init__(
         self, backbone: Backbone, *, head_layers: Annotated[int, Within(0, 1)] = 1

@@ -1,21 +1,24 @@
 """Distillation: a student learns what a fine-tuned teacher says of pictures without labels.
 
 Chen, Kornblith, Swersky, Norouzi, Hinton, Big Self-Supervised Models are Strong Semi-Supervised
-Learners, NeurIPS 2020 (arXiv:2006.10029): the loss is equation 2.
+Learners, NeurIPS 2020 (arXiv:2006.10029): the loss is equation 2; rate and decay are those of
+SimCLRv2, views are cropped and mirrored, no more.
 
 Shape suffixes: M = 2N views, S image size, D width of h, C classes.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trainer.backbones import Backbone
-from trainer.objectives.classify import RECIPE, Classifier
+from trainer.objectives.classify import PLAIN, Classifier
 from trainer.objectives.objective import Recipe, Seen, exact
+from trainer.objectives.simclr2 import SimCLR2
 
 
 def distillation(student_MC: Tensor, teacher_MC: Tensor, temperature: float) -> Tensor:
@@ -39,7 +42,7 @@ class Distill(Classifier):
         temperature: of both.
     """
 
-    recipe: ClassVar[Recipe] = RECIPE
+    recipe: ClassVar[Recipe] = replace(SimCLR2.recipe, **PLAIN)
     taught = True
     mean: Tensor
     deviation: Tensor

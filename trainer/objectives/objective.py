@@ -29,6 +29,7 @@ class Recipe:
         constant: modules of the objective whose rate stays at its peak, by name.
         crop_min_area: smallest share of an image that a view keeps.
         jitter_strength: of the colours, where images are larger than 40 px.
+        grey: probability of a view to lose its colours.
         blur: probabilities for the first and the second view, where images are larger than 40 px.
         solarize: probabilities for the first and the second view.
         small_crop_area: shares of an image that a smaller view keeps.
@@ -43,6 +44,7 @@ class Recipe:
     constant: tuple[str, ...] = ()
     crop_min_area: float = 0.08
     jitter_strength: float = 0.5
+    grey: float = 0.2
     blur: tuple[float, float] = (0.5, 0.5)
     solarize: tuple[float, float] = (0.0, 0.0)
     small_crop_area: tuple[float, float] = (0.05, 0.14)

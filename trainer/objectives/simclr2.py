@@ -1,13 +1,16 @@
 """SimCLRv2: Big Self-Supervised Models are Strong Semi-Supervised Learners.
 
 Chen, Kornblith, Swersky, Norouzi, Hinton, NeurIPS 2020 (arXiv:2006.10029): SimCLR with a projection
-head of three layers (section 2), whose first layer fine-tuning keeps; the paper's backbones are
-deeper and wider, with selective kernels (``--backbone skresnet50 --width 2`` and the like).
+head of three layers (section 2), whose first layer fine-tuning keeps, and more weight decay, as in
+the authors' command; the paper's backbones are deeper and wider, with selective kernels
+(``--backbone skresnet50 --width 2`` and the like).
 
 Shape suffixes: D width of h, K width of z.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import nn
 
@@ -23,6 +26,8 @@ class SimCLR2(SimCLR):
         temperature: of NT-Xent.
         projection_width: K.
     """
+
+    recipe = replace(SimCLR.recipe, weight_decay=1e-4)
 
     def __init__(
         self, backbone: Backbone, *, temperature: float = 0.1, projection_width: int = 128
