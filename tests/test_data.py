@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.errors import DataError, RunError, SourceNotFound
+from index.errors import DataError, RunError, SourceNotFound, UnreadableImage
 from index.image import Fit, load, load_pixels
 from trainer import data
 from trainer.data import Images, kept_images, load_images
@@ -210,6 +210,58 @@ def test_a_disk_that_is_too_small_is_told_before_decoding(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=r"needs 6 MB for decoded images, its disk has 5 MB left"):
         load_images(str(folder), Fit(512), tmp_path / "cache")
+
+
+def test_room_is_left_by_the_images_that_are_replaced(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a disk of 7 MB, where both would not have room beside each other."""
+    cache, usage = tmp_path / "cache", shutil.disk_usage(tmp_path)
+
+    def left(_: Path) -> object:
+        taken = sum(path.stat().st_size for path in cache.rglob("*.u8"))
+        return usage._replace(free=7_000_000 - taken)
+
+    load_images(str(folder), Fit(512), cache)
+    monkeypatch.setattr(shutil, "disk_usage", left)
+    assert load_images(str(folder), Fit(500), cache).pixels.shape == (8, 500, 500, 3)
+
+
+def test_an_image_that_was_out_of_reach_for_a_while_is_taken_in_by_the_next_call(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = load_images(str(folder), FIT, tmp_path / "whole")
+    lost = sorted(folder.rglob("*.jpg"))[3].read_bytes()
+
+    def failing_load(content: bytes, fit: Fit) -> object:
+        if content == lost:
+            raise UnreadableImage("cannot be decoded: MemoryError")
+        return load_pixels(content, fit)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(data, "load_pixels", failing_load)
+        images = load_images(str(folder), FIT, tmp_path / "cache")
+        assert len(images) == len(load_images(str(folder), FIT, tmp_path / "cache")) == 7
+    run = load_images(str(folder), FIT, tmp_path / "cache", digest=images.digest)
+    assert len(run) == 7, "what a run learns from stays"
+    assert_equal(load_images(str(folder), FIT, tmp_path / "cache"), whole)
+
+
+def test_more_than_the_memory_is_mapped(tmp_path: Path) -> None:
+    """The file has room on no disk either: it is a hole."""
+    fit, memory = Fit(2048), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    row = 3 * fit.size**2
+    count = 4 * memory // row
+    with open(tmp_path / data.PIXELS, "wb") as file:
+        try:
+            file.truncate(count * row)
+        except OSError as error:
+            pytest.skip(f"this disk has no files of {count * row / 1e9:.0f} GB: {error.strerror}")
+    progress = {"identity": "", "digest": "", "seen": count, "labels": [""] * count, "skipped": []}
+    (tmp_path / data.PROGRESS).write_text(json.dumps(progress))
+    images = kept_images(tmp_path, fit)
+    assert images.pixels.shape == (count, fit.size, fit.size, 3)
+    assert not images.pixels[-1].any()
 
 
 def test_a_cache_that_cannot_be_written_is_a_named_error(folder: Path, tmp_path: Path) -> None:

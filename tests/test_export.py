@@ -206,6 +206,30 @@ def test_int8_spans_no_more_than_a_relu6_lets_through(tmp_path: Path) -> None:
     assert float(np.abs(got - expected).mean()) < 0.05 * float(expected.std())
 
 
+def test_int8_of_convolutions_with_biases_is_gone_on_with(pictures: Path, tmp_path: Path) -> None:
+    """Out of int8 such a bias comes under the name that the one which training goes on with has."""
+    settings = PretrainSettings(
+        data=str(pictures), out=str(tmp_path / "run"), backbone="test_efficientnet", image_size=32,
+        batch_size=22, epochs=1, optimizer="adamw", device="cpu",
+    )  # fmt: skip
+    pretrain(settings)
+    out = tmp_path / "int8.onnx"
+    export.export(export.ExportSettings(settings.out, str(out), int8=True, max_int8_loss=1.0))
+    network, trained = Network(settings), checkpoint.load_checkpoint(Path(settings.out))["network"]
+    start.load_start(network, out)
+    for name, value in network.state_dict().items():
+        if name.startswith("backbone.") and not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value, trained[name], msg=name)
+
+
+@pytest.mark.parametrize("rows", [[0] * 40, [0] * 20 + [1] * 20])
+def test_images_that_are_all_but_the_same_have_no_rates(rows: list[int]) -> None:
+    vectors = np.eye(2, dtype=np.float32)[rows]
+    encoding = Encoding(vectors, vectors, np.zeros(len(rows), np.float32))
+    with pytest.raises(DataError, match=r"40 training images have \d+ pairs of different ones"):
+        export.calibrate(encoding)
+
+
 def test_a_bound_that_bounds_nothing_is_refused() -> None:
     with pytest.raises(RunError, match="max_int8_loss is nan, expected a share of 1"):
         export.ExportSettings("run", "x.onnx", int8=True, max_int8_loss=float("nan"))
@@ -340,6 +364,13 @@ def test_a_bank_suffices_where_each_image_is_alone_in_its_class() -> None:
     scores = score(x_ND[:3], names, (x_ND[:3], x_ND[:3]), (x_ND, np.tile(names, 2)))
     assert (scores.knn, scores.linear_probe) == (1.0, 1.0)
     assert scores.recall_at_1 is None
+
+
+def test_rank_is_measured_on_images_of_all_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of a folder are of one class, here of one direction."""
+    monkeypatch.setattr("trainer.evaluate.LARGEST_SPECTRUM", 10)
+    x_ND = torch.eye(8)[[0] * 80 + list(range(1, 8)) * 20]
+    assert score(x_ND, None, (x_ND, x_ND)).rankme > 3
 
 
 def test_other_images_are_refused_and_those_of_the_run_stay(run: Path, tmp_path: Path) -> None:

@@ -65,6 +65,22 @@ def test_retrieval_is_recall_at_1_and_average_precision(monkeypatch: pytest.Monk
     assert got.mean_average_precision == pytest.approx(np.mean(precisions), rel=1e-5)
 
 
+def test_figures_do_not_depend_on_how_many_similarities_there_are_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, labels = unit(30), torch.arange(30) % 5
+
+    def measured() -> list[float]:
+        found = metrics.retrieval(x, labels)
+        knn = metrics.weighted_knn(x, labels, x, labels, k=3, leave_one_out=True)
+        return [found.recall_at_1, found.mean_average_precision, knn, metrics.uniformity(x)]
+
+    at_once = measured()
+    for cells in (1, 200):
+        monkeypatch.setattr(metrics, "CELLS", cells)
+        assert measured() == pytest.approx(at_once, rel=1e-5)
+
+
 def test_retrieval_needs_two_of_a_class() -> None:
     with pytest.raises(DataError, match="no class has two"):
         metrics.retrieval(unit(4), torch.arange(4))

@@ -118,6 +118,20 @@ def test_killed_run_goes_on_from_its_last_checkpoint(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_no_image_finds_itself_when_those_learnt_from_are_asked_about(
+    settings: PretrainSettings, tmp_path: Path
+) -> None:
+    """Each has a label of its own, so whoever is right was told by itself."""
+    for path in sorted(Path(settings.data).rglob("*.jpg")):
+        (tmp_path / "each" / path.stem).mkdir(parents=True)
+        shutil.copy(path, tmp_path / "each" / path.stem)
+    data = str(tmp_path / "each")
+    for asked in (data, f"{data}/."):
+        out = str(tmp_path / f"run {len(asked)}")
+        pretrain.pretrain(replace(settings, data=data, eval_data=asked, out=out, epochs=1))
+        assert [line["knn"] for line in log(out) if "knn" in line] == [0, 0]
+
+
 def test_log_and_tensorboard_hold_every_step_and_evaluation(settings: PretrainSettings) -> None:
     evaluated = replace(settings, eval_data=settings.data, epochs=2)
     pretrain.pretrain(evaluated)

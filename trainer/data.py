@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
+import mmap
 import os
 import shutil
 import sys
@@ -40,6 +42,7 @@ SAVE_EVERY = 5_000
 """Images between two records of how far decoding has come."""
 MOST_LOOKED_AT: Final = 1_000
 """Images that are compared to find out that all are the same."""
+_NO_RESERVE: Final[int] = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's; Python has it from 3.13
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +115,8 @@ def load_images(
         if digest is not None and not done.seen:
             place = cache / DRAFT
             done = _read_progress(place, identity.hexdigest(), fit)
+        elif digest is None and done.seen == total and _any_readable(source, done, fit):
+            done = _no_progress(identity.hexdigest(), fit)
         if done.seen < total:
             items = islice(sources.scan(source, past_damage=True), done.seen, None)
             _decode(items, total, fit, place, done, workers or os.cpu_count() or 1)
@@ -154,10 +159,25 @@ def kept_images(cache: Path, fit: Fit, digest: str | None = None) -> Images:
 
 def _mapped(cache: Path, done: _Progress, fit: Fit) -> Images:
     shape = (len(done.labels), fit.size, fit.size, 3)
-    # Copy on write: torch warns of arrays that it could not write to.
-    pixels = np.memmap(cache / PIXELS, np.uint8, "c", shape=shape)
+    pixels = np.frombuffer(_map(cache / PIXELS, math.prod(shape)), np.uint8).reshape(shape)
     labels = np.array(done.labels, np.str_)
     return Images(pixels, labels, tuple((id_, why) for id_, why in done.skipped), done.digest)
+
+
+def _map(path: Path, length: int) -> mmap.mmap:
+    """The first bytes of a file, read as they are asked for, however many there are.
+
+    Private and writable, since torch warns of arrays that it could not write to; and without
+    memory set aside for what might be written, which is nothing: else a file larger than memory
+    would be refused.
+    """
+    with open(path, "rb") as file:
+        return mmap.mmap(
+            file.fileno(),
+            length,
+            flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
 
 
 def _first(skipped: list[tuple[str, str]]) -> str:
@@ -200,7 +220,21 @@ def _read_progress(cache: Path, identity: str, fit: Fit) -> _Progress:
     else:
         if progress.identity == identity and stored_bytes >= len(progress.labels) * _row_bytes(fit):
             return progress
+    return _no_progress(identity, fit)
+
+
+def _no_progress(identity: str, fit: Fit) -> _Progress:
     return _Progress(identity, hashlib.sha256(repr(fit).encode()).hexdigest())
+
+
+def _any_readable(source: str, done: _Progress, fit: Fit) -> bool:
+    """Whether an image that was left out can be decoded now: it was out of reach for a while."""
+    left_out = {id_ for id_, _ in done.skipped}
+    return bool(left_out) and any(
+        isinstance(_decoded_item(item, fit), _Decoded)
+        for item in sources.scan(source, past_damage=True)
+        if item.id in left_out
+    )
 
 
 def _move(draft: Path, cache: Path) -> None:
@@ -227,10 +261,10 @@ def _decode(
     row_bytes = _row_bytes(fit)
     with writing(cache, "expected a folder for decoded images"):
         cache.mkdir(exist_ok=True)
-    _check_space(cache, (total - progress.seen) * row_bytes)
     if not progress.seen:
         # Another process that has the old pixels mapped keeps them.
         (cache / PIXELS).unlink(missing_ok=True)
+    _check_space(cache, (total - progress.seen) * row_bytes)
     with (
         writing(cache / PIXELS, "the same command goes on where it was last recorded"),
         open(cache / PIXELS, "ab", buffering=0) as file,
@@ -288,22 +322,22 @@ class _Decoded:
     sha256: str
 
 
+def _decoded_item(item: sources.SourceItem, fit: Fit) -> _Decoded | KindredError:
+    try:
+        data = item.read()
+        return _Decoded(load_pixels(data, fit), hashlib.sha256(data).hexdigest())
+    except KindredError as error:
+        return error
+
+
 def _decoded(
     items: Iterable[sources.SourceItem], fit: Fit, workers: int
 ) -> Iterator[tuple[sources.SourceItem, _Decoded | KindredError]]:
     """Decoded items in their order, a bounded number of them ahead."""
-
-    def work(item: sources.SourceItem) -> _Decoded | KindredError:
-        try:
-            data = item.read()
-            return _Decoded(load_pixels(data, fit), hashlib.sha256(data).hexdigest())
-        except KindredError as error:
-            return error
-
     waiting: deque[tuple[sources.SourceItem, Future[_Decoded | KindredError]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         for item in items:
-            waiting.append((item, pool.submit(work, item)))
+            waiting.append((item, pool.submit(_decoded_item, item, fit)))
             if len(waiting) >= 32 * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()

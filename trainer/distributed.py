@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,6 +23,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from index.errors import RunError
+
+PATIENCE: Final = timedelta(days=1)
+"""What processes wait for one another: one alone evaluates and looks for neighbours. torchrun ends
+them all where one fails."""
 
 
 @contextmanager
@@ -44,9 +49,9 @@ def process_group(device: torch.device) -> Iterator[None]:
             )
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)
-        distributed.init_process_group("nccl", device_id=own)
+        distributed.init_process_group("nccl", timeout=PATIENCE, device_id=own)
     else:
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=PATIENCE)
     yield
     # Not after an error: to part in good order, each would wait for the others.
     distributed.destroy_process_group()

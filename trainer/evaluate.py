@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -113,13 +114,17 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         if settings.bank:
             bank = load_images(settings.bank, encoder.fit, Path(cache, "bank"))
             _check_bank(bank, images, settings)
-        vectors = _encode(encoder, images.pixels, "encoding")
-        views = [_encode(encoder, edited(images.pixels, seed), "encoding views") for seed in (0, 1)]
+        count = len(images)
+        vectors = _encode(encoder, _parts(images.pixels), count, "encoding")
+        views = [
+            _encode(encoder, edited(images.pixels, seed), count, "encoding views")
+            for seed in (0, 1)
+        ]
         skipped = images.skipped
         banks: list[tuple[Tensor, NDArray[np.str_]] | None] = [None, None]
         if bank is not None:
             skipped += bank.skipped
-            encoded = _encode(encoder, bank.pixels, "encoding the bank")
+            encoded = _encode(encoder, _parts(bank.pixels), len(bank), "encoding the bank")
             banks = [(output, bank.labels) for output in encoded]
         labels = images.labels if images.labelled else None
         embedding, descriptor = (
@@ -160,7 +165,8 @@ def score(
             y, bank_y = metrics.joint_labels(labels, bank[1])
             knn = metrics.weighted_knn(x_ND, y, bank[0], bank_y)
             probe = metrics.linear_probe(bank[0], bank_y, x_ND, y)
-    spectrum = metrics.rankme(x_ND[:LARGEST_SPECTRUM])
+    rows = np.linspace(0, len(x_ND) - 1, min(len(x_ND), LARGEST_SPECTRUM)).astype(int)
+    spectrum = metrics.rankme(x_ND[rows])
     even, spread = metrics.alignment(*views), metrics.uniformity(x_ND)
     return Scores(knn, recall, average, probe, even, spread, spectrum)
 
@@ -169,10 +175,18 @@ def _number(value: float | None) -> str:
     return f"{'-':>12}" if value is None else f"{value:>12.4f}"
 
 
-def _encode(encoder: Encoder, pixels: NDArray[np.uint8], what: str) -> tuple[Tensor, Tensor]:
-    """Both outputs, float32 on the CPU."""
-    rows = range(0, len(pixels), 256)
-    encoding = Encoding.concatenate(
-        [encoder.encode(pixels[row : row + 256]) for row in tqdm(rows, what, leave=False)]
-    )
+def _parts(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    return (pixels[row : row + 256] for row in range(0, len(pixels), 256))
+
+
+def _encode(
+    encoder: Encoder, parts: Iterable[NDArray[np.uint8]], count: int, what: str
+) -> tuple[Tensor, Tensor]:
+    """Both outputs, float32 on the CPU, of ``count`` images that come a part at a time."""
+    encodings = []
+    with tqdm(total=count, desc=what, unit="image", leave=False) as bar:
+        for pixels in parts:
+            encodings.append(encoder.encode(pixels))
+            bar.update(len(pixels))
+    encoding = Encoding.concatenate(encodings)
     return torch.from_numpy(encoding.embedding), torch.from_numpy(encoding.descriptor)

@@ -348,6 +348,9 @@ def calibrate(encoding: Encoding) -> Calibration:
 
     Images query all of them; a pair whose vectors are all but equal is taken for the same picture
     and left out. Rates go down by half decades as far as the pairs can tell.
+
+    Raises:
+        DataError: too few of them are different to tell any rate.
     """
     queries = min(CALIBRATION_QUERIES, len(encoding))
     scores = []
@@ -358,8 +361,8 @@ def calibrate(encoding: Encoding) -> Calibration:
         scores.append(score[cosine < 0.9999])
     ordered = np.sort(np.concatenate(scores))
     pairs = len(ordered)
-    rates, thresholds = [1.0], [float(ordered[0])]
-    decades = math.log10(pairs / LEAST_FALSE_MATCHES)
+    rates, thresholds = [1.0], [float(each) for each in ordered[:1]]
+    decades = math.log10(max(pairs, 1) / LEAST_FALSE_MATCHES)
     for half in range(1, int(2 * decades) + 1):
         # Rounded down, so that a threshold for 0.001 has a rate of at most 0.001.
         threshold = float(ordered[-int(pairs * 10 ** (-half / 2))])
@@ -367,6 +370,11 @@ def calibrate(encoding: Encoding) -> Calibration:
         if rate < rates[-1]:
             rates.append(rate)
             thresholds.append(threshold)
+    if len(rates) < 2:
+        raise DataError(
+            f"{len(encoding):,} training images have {pairs:,} pairs of different ones to measure "
+            "scores with, whose scores are all alike; expected more different pictures"
+        )
     return Calibration(pairs=pairs, false_match_rates=tuple(rates), thresholds=tuple(thresholds))
 
 
@@ -383,7 +391,10 @@ def _sample(images: Images, size: int, seed: int) -> NDArray[np.uint8]:
     wanted = BACKGROUND_IMAGES + CALIBRATION_IMAGES
     rows = np.random.default_rng(seed).permutation(len(images))[:wanted]
     fit = Fit(size)
-    return np.stack([fit_pixels(images.pixels[row], fit) for row in rows])
+    pixels = np.empty((len(rows), size, size, 3), np.uint8)
+    for place, row in enumerate(rows):
+        pixels[place] = fit_pixels(images.pixels[row], fit)
+    return pixels
 
 
 def _awkward(size: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

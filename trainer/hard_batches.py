@@ -10,6 +10,7 @@ Shape suffixes: N images, K neighbours, D width of the descriptor.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 from zipfile import BadZipFile
@@ -47,13 +48,13 @@ def write_neighbours(
         RunError: the disk is full or the folder not writable.
     """
     network.eval()
-    bar = tqdm(total=len(pixels_NHW3), unit="image", desc="finding neighbours", leave=False)
     parts = []
-    with bar:
+    # Each image is described first, and then compared with all.
+    with tqdm(total=2 * len(pixels_NHW3), desc="finding neighbours", leave=False) as bar:
         for x_B3SS in at_size(pixels_NHW3, settings.image_size, device):
             parts.append(network.describe(x_B3SS))
             bar.update(len(x_B3SS))
-    near_NK = nearest(torch.cat(parts), CANDIDATES * settings.group_size)
+        near_NK = nearest(torch.cat(parts), CANDIDATES * settings.group_size, bar.update)
     with replacing(run / _FILE) as file:
         np.save(file, near_NK)
 
@@ -74,10 +75,15 @@ def read_neighbours(run: Path) -> NDArray[np.int32]:
     return near_NK
 
 
-def nearest(x_ND: Tensor, count: int) -> NDArray[np.int32]:
+def nearest(
+    x_ND: Tensor, count: int, progress: Callable[[int], object] = lambda _rows: None
+) -> NDArray[np.int32]:
     """Numbers of the ``count`` nearest other rows of each, at most all, nearest first: (N, K).
 
     By the cosine of what they differ from the mean, which all have in common.
+
+    Args:
+        progress: is told of so many rows more.
     """
     x_ND = functional.normalize(x_ND - x_ND.mean(0), dim=1)
     parts = []
@@ -86,6 +92,7 @@ def nearest(x_ND: Tensor, count: int) -> NDArray[np.int32]:
         own_B = torch.arange(len(cosine_BN), device=x_ND.device)
         cosine_BN[own_B, start + own_B] = -torch.inf
         parts.append(cosine_BN.topk(min(count, len(x_ND) - 1), dim=1).indices.int().cpu())
+        progress(len(cosine_BN))
     return torch.cat(parts).numpy()
 
 

@@ -23,7 +23,9 @@ KNN_NEIGHBOURS = 200
 KNN_TEMPERATURE = 0.07
 
 CHUNK = 512
-"""Queries compared with the whole bank at a time: bounds memory to CHUNK x B similarities."""
+"""Queries compared with the whole bank at a time, at most."""
+CELLS = 2**25
+"""Similarities at a time, at most; ranks and counts of each take another 30 bytes."""
 
 
 def joint_labels(*labels: NDArray[np.str_]) -> list[Tensor]:
@@ -232,8 +234,9 @@ def _similarities(
     query_QD: Tensor, bank_BD: Tensor, leave_one_out: bool
 ) -> Iterator[tuple[int, Tensor]]:
     """Chunks (start, cosines) over the queries; a query's own place is -inf if left out."""
-    for start in range(0, len(query_QD), CHUNK):
-        similarity = query_QD[start : start + CHUNK] @ bank_BD.T
+    rows = max(1, min(CHUNK, CELLS // len(bank_BD)))
+    for start in range(0, len(query_QD), rows):
+        similarity = query_QD[start : start + rows] @ bank_BD.T
         if leave_one_out:
             similarity.diagonal(offset=start).fill_(-torch.inf)
         yield start, similarity

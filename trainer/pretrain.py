@@ -114,8 +114,10 @@ class _Training:
         """Measure what the weights are worth, where there are images to tell it by."""
         if self.evaluation is None or not journal.main:
             return
+        # Among the very images that it is asked about, each would find itself.
+        bank = None if self.settings.evaluates_itself() else self.images
         measured = validate(
-            self.network, self.evaluation, self.images, self.subject.names,
+            self.network, self.evaluation, bank, self.subject.names,
             self.settings.image_size, self.device, self.bf16,
         )  # fmt: skip
         journal.write({"step": self.step} | measured)

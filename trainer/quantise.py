@@ -85,12 +85,24 @@ def quantise(source: Path, target: Path, pixels: NDArray[np.uint8]) -> None:
         logging.getLogger().removeFilter(_not_advice)
     model = onnx.load(target)
     there = {each.name for each in model.graph.initializer}
-    model.graph.initializer.extend(
+    kept = [
         each
         for each in onnx.load(source).graph.initializer
         if each.name.startswith("network.") and each.name not in there
-    )
+    ]
+    _rename_values(model.graph, {each.name for each in kept})
+    model.graph.initializer.extend(kept)
     onnx.save(model, target)
+
+
+def _rename_values(graph: onnx.GraphProto, taken: set[str]) -> None:
+    """Give values that the graph makes, a bias out of int8 for one, other names than those."""
+    made = taken & {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                if name in made:
+                    names[place] = f"{name}_dequantized"
 
 
 def _choices(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
@@ -134,7 +146,7 @@ def _choices(graph: onnx.GraphProto) -> tuple[list[str], dict[str, list[dict[str
 
 def compare(fp32: Encoder, int8: Encoder, pixels: NDArray[np.uint8]) -> Comparison:
     """Recall@1 and speed of both, on the same images and views, timed in turn."""
-    queries = edited(pixels, seed=0)
+    queries = np.concatenate(list(edited(pixels, seed=0)))
     recalls = [_recall_at_1(encoder, pixels, queries) for encoder in (fp32, int8)]
     seconds: tuple[list[float], list[float]] = ([], [])
     timed = pixels[: 8 * fp32.batch_size]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Final, Self
 
 import numpy as np
@@ -353,6 +355,12 @@ class PretrainSettings:
     def fit(self) -> Fit:
         """How pictures are kept for cropping."""
         return Fit(self.stored_size or 2 * self.image_size)
+
+    def evaluates_itself(self) -> bool:
+        """Whether what it learns from and the labelled images for kNN are one source."""
+        with suppress(OSError, TypeError):  # where one is not here
+            return Path(self.data).samefile(str(self.eval_data))
+        return self.data == self.eval_data
 
     def peak_rate(self) -> float:
         """Learning rate after the warm-up.

@@ -23,7 +23,7 @@ CPU_BATCH = 16
 def validate(
     network: Network,
     evaluation: Images,
-    train: Images,
+    train: Images | None,
     classes: Sequence[str] | None,
     size: int,
     device: torch.device,
@@ -32,13 +32,14 @@ def validate(
     """Shares of the evaluation images that are told right, 0 to 1.
 
     ``knn`` is weighted kNN (k=200, temperature 0.07) on h. The bank is up to 10,000 training images
-    where they have labels, spread evenly; else the evaluation images themselves, leave-one-out.
+    where there are any with labels, spread evenly; else the evaluation images themselves,
+    leave-one-out.
     ``top1`` is by the classifier, where the network has one, whose outputs are ``classes``.
     """
     network.eval()
     h_ND = _represent(network, evaluation.pixels, size, device, autocast)
     queries = functional.normalize(h_ND, dim=1)
-    if train.labelled:
+    if train is not None and train.labelled:
         rows = np.linspace(0, len(train) - 1, min(len(train), 10_000)).astype(int)
         bank = _represent(network, train.pixels, size, device, autocast, rows)
         bank = functional.normalize(bank, dim=1)

@@ -10,6 +10,7 @@ Shape suffixes: N samples, C = 3, H W stored height and width, S side of a view,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -183,13 +184,11 @@ def blur(x_NCSS: Tensor, sigma_N: Tensor, apply_N: Tensor) -> Tensor:
     return separable(x_NCSS, taps, taps)
 
 
-def edited(pixels_NSSC: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
-    """One view of each picture by the paper's augmentations, as pixels: uint8 (N, S, S, 3)."""
+def edited(pixels_NSSC: NDArray[np.uint8], seed: int) -> Iterator[NDArray[np.uint8]]:
+    """One view of each picture by the paper's augmentations: parts of it, uint8 (B, S, S, 3)."""
     generator = torch.Generator().manual_seed(seed)
     settings = ViewSettings.published(pixels_NSSC.shape[1])
-    parts = []
     for start in range(0, len(pixels_NSSC), 512):
         batch = torch.from_numpy(pixels_NSSC[start : start + 512]).permute(0, 3, 1, 2)
         views = make_views(batch, settings, generator)
-        parts.append((views.permute(0, 2, 3, 1) * 255).round().byte().numpy())
-    return np.concatenate(parts)
+        yield (views.permute(0, 2, 3, 1) * 255).round().byte().numpy()
