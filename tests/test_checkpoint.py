@@ -8,10 +8,10 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from index.errors import RunError
@@ -49,8 +49,12 @@ def full_disk(path: Path) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def state(value: float) -> dict[str, Tensor]:
-    return {"network": torch.full((500_000,), value)}  # 2 MB
+def state(value: float) -> dict[str, Any]:
+    return {"network": torch.full((500_000,), value), "step": 1}  # 2 MB
+
+
+def record(seed: int) -> dict[str, Any]:
+    return {"method": "simclr", "data_digest": "", "seed": seed}
 
 
 def names(run: Path) -> list[str]:
@@ -92,12 +96,12 @@ def test_a_folder_that_is_not_there_is_a_named_error(tmp_path: Path) -> None:
 
 
 def test_settings_that_do_not_fit_leave_those_before(tmp_path: Path) -> None:
-    write_settings(tmp_path, {"seed": 1})
+    write_settings(tmp_path, record(1))
     for failure in (largest_file(8), full_disk(tmp_path / "settings.json.part")):
         with failure, pytest.raises(RunError, match=r"settings\.json could not be written"):
-            write_settings(tmp_path, {"seed": 2})
+            write_settings(tmp_path, record(2))
         assert names(tmp_path) == ["settings.json"]
-        assert read_settings(tmp_path) == {"seed": 1}
+        assert read_settings(tmp_path) == record(1)
 
 
 def test_settings_that_are_not_legible_are_a_named_error(tmp_path: Path) -> None:
@@ -107,6 +111,13 @@ def test_settings_that_are_not_legible_are_a_named_error(tmp_path: Path) -> None
     (tmp_path / checkpoint.SETTINGS).write_text("[1, 2]")
     with pytest.raises(RunError, match=r"settings\.json holds a list, expected an object"):
         read_settings(tmp_path)
+    (tmp_path / checkpoint.SETTINGS).write_text('{"method": "simclr"}')
+    with pytest.raises(RunError, match=r"does not say data_digest; expected the record of a run"):
+        read_settings(tmp_path)
+    with pytest.raises(RunError, match=r"nowhere is not there; expected the folder of a run"):
+        read_settings(tmp_path / "nowhere")
+    with pytest.raises(RunError, match=r"settings\.json is a file; expected the folder of a run"):
+        read_settings(tmp_path / checkpoint.SETTINGS)
 
 
 def test_a_log_on_a_full_disk_is_a_named_error(tmp_path: Path) -> None:
@@ -180,4 +191,7 @@ def test_no_checkpoint_and_a_damaged_one_are_named_errors(tmp_path: Path) -> Non
     save_checkpoint(tmp_path, state(1))
     os.truncate(tmp_path / checkpoint.CHECKPOINT, 1_000_000)
     with pytest.raises(RunError, match=r"checkpoint\.pt cannot be read"):
+        load_checkpoint(tmp_path)
+    torch.save({"a": 1}, tmp_path / checkpoint.CHECKPOINT)
+    with pytest.raises(RunError, match=r"checkpoint\.pt is no checkpoint of a run"):
         load_checkpoint(tmp_path)

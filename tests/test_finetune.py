@@ -120,10 +120,19 @@ def test_labels_are_chosen_by_class_and_seed(labels: str, counts: list[int]) -> 
         assert rows.tolist() != chosen_rows(classes, labels, 2).tolist()
 
 
-@pytest.mark.parametrize("labels", ["1%", "6"])
-def test_a_class_that_is_left_with_none_or_has_too_few_is_refused(labels: str) -> None:
-    with pytest.raises(DataError, match=r"of the 5 images of class 2, expected 1 to 5"):
-        chosen_rows(np.repeat([0, 1, 2], [60, 70, 5]), labels, 0)
+@pytest.mark.parametrize(("labels", "expected"), [("1%", "20% to 100%"), ("6", "1 to 5")])
+def test_a_class_that_is_left_with_none_or_has_too_few_is_refused(
+    labels: str, expected: str
+) -> None:
+    with pytest.raises(DataError, match=f"of the 5 images of class 'hill', expected {expected}"):
+        chosen_rows(np.repeat([0, 1, 2], [60, 70, 5]), labels, 0, ["beach", "city", "hill"])
+
+
+def test_one_class_is_none_to_tell_apart(pictures: Path, tmp_path: Path) -> None:
+    """As where the folder of one class is given for the folder of all."""
+    shutil.copytree(pictures / "beach", tmp_path / "one" / "beach")
+    with pytest.raises(DataError, match="one has one class, 'beach', expected at least two"):
+        pretrain(small(tmp_path / "one", tmp_path / "run", batch_size=4))
 
 
 @pytest.mark.parametrize(
@@ -187,15 +196,17 @@ def test_what_cannot_be_learnt_is_refused_before_training(
 
 def test_other_labels_of_the_same_images_are_refused(pictures: Path, tmp_path: Path) -> None:
     """One image becomes the first of the next class, which leaves their order as it was."""
-    shutil.copytree(pictures, tmp_path / "pictures")
-    settings = small(tmp_path / "pictures", tmp_path / "run")
+    settings = small(pictures, tmp_path / "run")
     pretrain(replace(settings, max_minutes=1e-6))
-    last = max((tmp_path / "pictures" / "beach").iterdir())
-    last.rename(tmp_path / "pictures" / "city" / f"0 {last.name}")
+    others = tmp_path / "others"
+    shutil.copytree(pictures, others)
+    last = max((others / "beach").iterdir())
+    last.rename(others / "city" / f"0 {last.name}")
+    settings = replace(settings, data=str(others))
     with pytest.raises(RunError, match="holds a run with other settings: the labels have changed"):
         pretrain(settings)
-    with pytest.raises(RunError, match=r"labels of .*pictures have changed since .*run was made"):
-        reproduce(ReproduceSettings(settings.out, str(tmp_path / "again")))
+    with pytest.raises(RunError, match=r"labels of .*others have changed since .*run was made"):
+        reproduce(ReproduceSettings(settings.out, str(tmp_path / "again"), settings.data))
     recorded = checkpoint.read_settings(tmp_path / "run")
     del recorded["labels_digest"]  # as earlier versions recorded runs
     checkpoint.write_settings(tmp_path / "run", recorded)

@@ -158,28 +158,89 @@ def test_other_settings_are_refused_by_name_and_the_run_stays(settings: Pretrain
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_changed_images_are_refused(settings: PretrainSettings, photographs: list[Path]) -> None:
-    pretrain.pretrain(replace(settings, max_minutes=1e-6))
+def test_a_run_goes_on_with_the_images_that_it_began_with(
+    settings: PretrainSettings, photographs: list[Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Whatever became of their folder: one more, or none any more."""
+    pretrain.pretrain(settings)
+    parts = replace(settings, out=str(tmp_path / "parts"))
+    pretrain.pretrain(replace(parts, max_minutes=1e-6))
+    assert "not as it was" not in capsys.readouterr().err
     shutil.copy(photographs[0], Path(settings.data) / "another.jpg")
-    with pytest.raises(RunError, match="images have changed"):
+    pretrain.pretrain(replace(parts, max_minutes=1e-6))
+    assert "is not as it was when its 48 images were decoded" in capsys.readouterr().err
+    shutil.rmtree(settings.data)
+    pretrain.pretrain(parts)
+    whole, again = weights(settings.out), weights(parts.out)
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_other_images_are_refused(
+    settings: PretrainSettings, photographs: list[Path], tmp_path: Path
+) -> None:
+    """Under another name, or where the run's own are gone."""
+    pretrain.pretrain(replace(settings, max_minutes=1e-6))
+    shutil.copytree(settings.data, tmp_path / "others")
+    shutil.copy(photographs[0], tmp_path / "others" / "another.jpg")
+    with pytest.raises(RunError, match="others: the images have changed"):
+        pretrain.pretrain(replace(settings, data=str(tmp_path / "others")))
+    shutil.copy(photographs[0], Path(settings.data) / "another.jpg")
+    shutil.rmtree(Path(settings.out) / "data")
+    with pytest.raises(RunError, match="pictures: the images have changed"):
         pretrain.pretrain(settings)
 
 
-def test_changed_images_to_evaluate_on_are_refused(
-    settings: PretrainSettings, tmp_path: Path
-) -> None:
-    """One curve is of the same images; a run may do without."""
+def test_one_curve_is_of_the_same_images(settings: PretrainSettings, tmp_path: Path) -> None:
+    """A run may do without."""
     shutil.copytree(settings.data, tmp_path / "measured")
     evaluated = replace(settings, eval_data=str(tmp_path / "measured"))
     pretrain.pretrain(replace(evaluated, max_minutes=1e-6))
+    kept = (Path(settings.out) / "eval-data" / "pixels.u8").read_bytes()
     moved = next((tmp_path / "measured").rglob("*.jpg"))
     moved.rename(moved.with_suffix(".gone"))
-    with pytest.raises(RunError, match="measured: the images have changed"):
-        pretrain.pretrain(evaluated)
-    moved.with_suffix(".gone").rename(moved)
     pretrain.pretrain(replace(evaluated, max_minutes=1e-6))
+    shutil.copytree(tmp_path / "measured", tmp_path / "fewer")
+    with pytest.raises(RunError, match="fewer: the images have changed"):
+        pretrain.pretrain(replace(settings, eval_data=str(tmp_path / "fewer")))
+    assert (Path(settings.out) / "eval-data" / "pixels.u8").read_bytes() == kept
     pretrain.pretrain(settings)
     assert [line["step"] for line in log(settings.out) if "knn" in line] == [0]
+
+
+@pytest.mark.parametrize(
+    "theirs", ["settings.json", "log.jsonl", "data/draft/chapter.txt", "data/pixels.txt"]
+)
+def test_a_folder_of_other_things_is_left_as_it_is(settings: PretrainSettings, theirs: str) -> None:
+    path = Path(settings.out, theirs)
+    path.parent.mkdir(parents=True)
+    path.write_text('{"mine": 1}\n')
+    name = "data" if theirs.startswith("data") else theirs
+    with pytest.raises(RunError, match=rf"{name}.*expected an.* --out"):
+        pretrain.pretrain(settings)
+    assert path.read_text() == '{"mine": 1}\n'
+
+
+def test_a_run_that_was_interrupted_says_so_by_its_exit_status(
+    settings: PretrainSettings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = views.make_views
+
+    def interrupting(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments)
+
+    command = ["pretrain", "--data", settings.data, "--out", settings.out, "--image-size", "16",
+               "--width", "0.125", "--batch-size", "16", "--epochs", "3", "--device", "cpu",
+               "--json"]  # fmt: skip
+    monkeypatch.setattr(pretrain, "make_views", interrupting)
+    assert cli.main(command) == cli.INTERRUPTED
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["step"], told["total_steps"]) == (1, 9)
+    monkeypatch.setattr(pretrain, "make_views", real)
+    assert cli.main(command) == cli.DONE
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["step"], told["total_steps"]) == (9, 9)
 
 
 @pytest.mark.parametrize("changes", [{}, {"seed": 1, "stored_size": 24}])
@@ -596,3 +657,18 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_name(settings: Pretra
     checkpoint.save_checkpoint(run, state)
     with pytest.raises(RunError, match=r"checkpoint\.pt does not fit the network"):
         pretrain.pretrain(replace(settings, epochs=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 1e30}, "width is .*, expected a number above 0, at most 1000"),
+        ({"copies": True, "descriptor_width": 10**22}, "descriptor_width is .*, at most 2"),
+        ({"option": {"projection_width": 1e30}}, "projection_width is .*, expected a whole number"),
+        ({"copies": True, "companion": "resnet18 x9999999999 at 32"}, "companion is .* expected"),
+        ({"from_": ""}, "from is empty, expected a path or nothing"),
+    ],
+)
+def test_what_no_network_is_made_of_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        PretrainSettings(data="pictures", out="run", **changes)

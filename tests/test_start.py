@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -522,8 +523,25 @@ def test_what_belongs_to_the_earlier_run_is_begun_anew(method: str, tmp_path: Pa
     for name in of_run:
         state[name].fill_(3)
     before = {name: network.state_dict()[name].clone() for name in of_run}
-    checkpoint.save_checkpoint(tmp_path, {"network": state})
-    checkpoint.write_settings(tmp_path, asdict(settings))
+    checkpoint.save_checkpoint(tmp_path, {"network": state, "step": 0})
+    checkpoint.write_settings(tmp_path, asdict(settings) | {"data_digest": ""})
     assert load_start(network, tmp_path).fresh == ()
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name] if name in of_run else state[name]), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "{encoder}", "--backbone", "resnet50"], "backbone is resnet50, and .* is of"),
+        (["--companion-from", "nowhere", "--copies"], "companion_from is nowhere, which is"),
+    ],
+)
+def test_what_is_refused_is_what_was_given(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [
+        each.format(encoder=REPOSITORY / "index" / "data" / "default.onnx") for each in arguments
+    ]
+    assert cli.main(["pretrain", "--data", "pictures", "--out", "run", *given]) == cli.REFUSED
+    assert re.search(message, capsys.readouterr().err)

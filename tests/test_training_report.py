@@ -482,7 +482,7 @@ def test_other_pictures_can_be_looked_at(
         (["{run}", "--out", "page.pdf"], "ends in .html"),
         (["{run}", "--out", "page.html", "--images", "3"], "at least 8"),
         (["{run}", "--out", "page.html", "--data", "/nowhere"], "/nowhere"),
-        (["/nowhere", "--out", "page.html"], "no settings.json"),
+        (["/nowhere", "--out", "page.html"], "/nowhere is not there"),
     ],
 )
 def test_what_makes_no_report_is_refused(

@@ -26,18 +26,32 @@ def held(run: Path) -> Iterator[None]:
     """Make the run's folder where it is missing, and train in it alone.
 
     Raises:
-        RunError: another process trains in it, which is named; or it is not writable.
+        RunError: another process trains in it, which is named; it is not writable; or it is a
+            folder of other things.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{run} cannot be made a folder: {error.strerror}") from error
+    _refuse_other_files(run)
     with ExitStack() as stack:
         try:
             stack.enter_context(held_alone(run / LOCK, "training"))
         except CollectionError as error:
             raise RunError(str(error)) from error
         yield
+
+
+def _refuse_other_files(run: Path) -> None:
+    """A folder of other things may have files of the names that a run's have."""
+    found = [run / name for name in (SETTINGS, LOG) if (run / name).exists()]
+    if found and not (run / CHECKPOINT).exists():
+        try:
+            read_settings(run)
+        except RunError as error:
+            raise RunError(
+                f"{found[0]} is no run's ({error}); expected an empty --out, or that of a run"
+            ) from error
 
 
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
@@ -65,8 +79,10 @@ def load_checkpoint(run: Path) -> dict[str, Any]:
     """
     path = run / CHECKPOINT
     if not path.exists():
-        raise RunError(f"{run} has no {CHECKPOINT}; expected the folder of a pretraining run")
-    state: dict[str, Any] = read_tensors(path)
+        raise RunError(f"{_no(CHECKPOINT, run)}; expected the folder of a run")
+    state = read_tensors(path)
+    if not (isinstance(state, dict) and state.keys() >= {"network", "step"}):
+        raise RunError(f"{path} is no checkpoint of a run, which has a network and a step")
     return state
 
 
@@ -112,14 +128,24 @@ def read_settings(run: Path) -> dict[str, Any]:
     """
     path = run / SETTINGS
     if not path.exists():
-        raise RunError(f"{run} has no {SETTINGS}; expected the folder of a pretraining run")
+        raise RunError(f"{_no(SETTINGS, run)}; expected the folder of a run")
     try:
         settings: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
         raise RunError(f"{path} holds a {type(settings).__name__}, expected an object")
+    if lacking := {"method", "data_digest"} - settings.keys():
+        raise RunError(
+            f"{path} does not say {', '.join(sorted(lacking))}; expected the record of a run"
+        )
     return settings
+
+
+def _no(name: str, run: Path) -> str:
+    if run.is_dir():
+        return f"{run} has no {name}"
+    return f"{run} is a file" if run.exists() else f"{run} is not there"
 
 
 def read_log(run: Path) -> tuple[list[dict[str, float]], int]:

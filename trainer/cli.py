@@ -60,19 +60,21 @@ def main(arguments: list[str] | None = None) -> int:
     keep_freed_memory()
     # Ends a command as Ctrl-C does, which leaves nothing behind.
     terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    skipped: tuple[object, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    missing, interrupted = False, False
     try:
         if command in _METHODS_OF:
             settings = _settings(command, options)
-            images = pretrain(settings)
-            skipped = images.skipped
-            result: dict[str, Any] = {"run": settings.out, "left_out": len(skipped)}
-            for id_, reason in images.skipped:
-                print(f"left out: {id_}: {reason}", file=sys.stderr)
+            outcome = pretrain(settings)
+            skipped, interrupted = outcome.images.skipped, outcome.interrupted
+            result: dict[str, Any] = {
+                "run": settings.out, "left_out": len(skipped), "step": outcome.step,
+                "total_steps": outcome.total_steps,
+            }  # fmt: skip
         elif command == "reproduce":
             comparison = reproduce(ReproduceSettings(**options))
             print(comparison.sentence())
-            result, skipped = asdict(comparison), ()
+            result = asdict(comparison)
         elif command == "evaluate":
             evaluation = evaluate(EvaluateSettings(**options))
             print(evaluation.table())
@@ -83,10 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{shown.page}, {shown.megabytes:.1f} MB, on {shown.images:,} pictures")
             for sentence in shown.missing:
                 print(f"missing: {sentence}", file=sys.stderr)
-            skipped = (*shown.missing, *shown.skipped)
+            skipped, missing = shown.skipped, bool(shown.missing)
             result = asdict(shown)
         else:
-            result, skipped = asdict(export(ExportSettings(**options))), ()
+            result = asdict(export(ExportSettings(**options)))
     except KindredError as error:
         print(f"kindred-train: {error}", file=sys.stderr)
         return REFUSED
@@ -100,9 +102,13 @@ def main(arguments: list[str] | None = None) -> int:
         return REFUSED
     finally:
         signal.signal(signal.SIGTERM, terminated)
+    for id_, reason in skipped:
+        print(f"left out: {id_}: {reason}", file=sys.stderr)
     if as_json:
         print(json.dumps(result))
-    return LEFT_OUT if skipped else DONE
+    if interrupted:
+        return INTERRUPTED
+    return LEFT_OUT if skipped or missing else DONE
 
 
 def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
@@ -120,6 +126,7 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
         return PretrainSettings(**_of_use(before, options) | options)
     brings = inherited_alone if options.get("companion_alone") else inherited
     brought = brings(Path(start)) if start else {}
+    _refuse_other_backbone(options.get("backbone"), brought.get("backbone"), start)
     if options.get("optimizer", brought.get("optimizer")) != brought.get("optimizer"):
         brought.pop("learning_rate", None)
     if command != "pretrain":
@@ -130,6 +137,14 @@ def _settings(command: str, options: dict[str, Any]) -> PretrainSettings:
     return PretrainSettings(**brought | options)
 
 
+def _refuse_other_backbone(given: str | None, brought: str | None, start: str | None) -> None:
+    if given and brought and given.partition(".")[0] != brought.partition(".")[0]:
+        raise RunError(
+            f"backbone is {given}, and {start} is of {brought}, whose weights fit no other; "
+            "leave out one of --backbone and --from"
+        )
+
+
 def _of_use(brought: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What comes along, less what belongs to a descriptor for copies where none is trained."""
     if options.get("copies", brought.get("copies")):
@@ -138,7 +153,12 @@ def _of_use(brought: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kindred-train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="kindred-train",
+        description=__doc__,
+        epilog="Exit status: 0 done, 1 done but something was left out, which the output names, "
+        "2 refused, 130 interrupted (the same command goes on).",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (settings, summary) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)

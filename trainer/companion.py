@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,10 @@ from index.errors import RunError
 from trainer.backbones import create_backbone
 from trainer.objectives.sscd import CopyDescriptor
 from trainer.resampling import at_side
+
+WIDEST: Final = 1000
+"""Times the channels of a network, at most."""
+LARGEST_SIDE: Final = 10_000
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class CompanionSpec:
             RunError: the text is nothing of the kind.
         """
         found = re.fullmatch(r"(\S+)(?: x(\d*\.?\d+))? at (\d+)", text)
-        if not found or not float(found[2] or 1) or not int(found[3]):
+        if not (found and 0 < float(found[2] or 1) <= WIDEST and 0 < int(found[3]) <= LARGEST_SIDE):
             raise RunError(
                 f"companion is {text!r}, expected NAME [xWIDTH] at SIZE, as 'resnet18 x0.5 at 96'"
             )

@@ -32,12 +32,13 @@ from tqdm import tqdm
 from index import sources
 from index.errors import DataError, KindredError, RunError
 from index.image import Fit, load_pixels
-from trainer.files import replacing, writing
+from trainer.files import PART, replacing, writing
 
 PIXELS: Final = "pixels.u8"
 PROGRESS: Final = "progress.json"
 LOCK: Final = "lock"
 DRAFT: Final = "draft"
+_FILES: Final = (PIXELS, PROGRESS, f"{PROGRESS}{PART}")
 SAVE_EVERY = 5_000
 """Images between two records of how far decoding has come."""
 MOST_LOOKED_AT: Final = 1_000
@@ -104,19 +105,14 @@ def load_images(
             the images have another digest.
         SourceError: the source is not there or of no known kind.
     """
-    # Names, sizes and times first: they tell whether the cache is of the same images.
-    identity, total = hashlib.sha256(repr(fit).encode()), 0
-    items = sources.scan(source, past_damage=True)
-    for item in tqdm(items, desc=f"scanning {Path(source).name}", leave=False):
-        identity.update(f"{item.id}\0{item.size_bytes}\0{item.mtime_ns}\n".encode())
-        total += 1
+    identity, total = _listed(source, fit)
     with _alone(cache):
-        place, done = cache, _read_progress(cache, identity.hexdigest(), fit)
+        place, done = cache, _read_progress(cache, identity, fit)
         if digest is not None and not done.seen:
             place = cache / DRAFT
-            done = _read_progress(place, identity.hexdigest(), fit)
+            done = _read_progress(place, identity, fit)
         elif digest is None and done.seen == total and _any_readable(source, done, fit):
-            done = _no_progress(identity.hexdigest(), fit)
+            done = _no_progress(identity, fit)
         if done.seen < total:
             items = islice(sources.scan(source, past_damage=True), done.seen, None)
             _decode(items, total, fit, place, done, workers or os.cpu_count() or 1)
@@ -128,7 +124,8 @@ def load_images(
         accepted = digest in (None, done.digest)
         if accepted and place != cache:
             _move(place, cache)
-        shutil.rmtree(cache / DRAFT, ignore_errors=True)
+        if (cache / DRAFT).is_dir():
+            shutil.rmtree(cache / DRAFT, ignore_errors=True)  # only what _alone knows is there
         if not accepted:
             raise RunError(
                 f"{source}: the images have changed: their digest is {done.digest[:12]}, "
@@ -139,19 +136,70 @@ def load_images(
     return images
 
 
+def _listed(source: str, fit: Fit) -> tuple[str, int]:
+    """What tells whether a cache is of the same images, names, sizes and times; and how many."""
+    identity, total = hashlib.sha256(repr(fit).encode()), 0
+    items = sources.scan(source, past_damage=True)
+    for item in tqdm(items, desc=f"scanning {Path(source).name}", leave=False):
+        identity.update(f"{item.id}\0{item.size_bytes}\0{item.mtime_ns}\n".encode())
+        total += 1
+    return identity.hexdigest(), total
+
+
+def images_of_run(
+    source: str,
+    fit: Fit,
+    cache: Path,
+    digest: str | None,
+    *,
+    workers: int | None = None,
+    tell: bool = True,
+) -> Images:
+    """What a run learns from: the images that it decoded, whatever became of their source since.
+
+    Where they are gone the source is decoded again.
+
+    Args:
+        tell: whether to say that the source is another one now.
+
+    Raises:
+        DataError, RunError, SourceError: the run's own are gone, and ``load_images`` has no others
+            of their digest.
+    """
+    try:
+        done = _kept(cache, fit, digest)
+    except RunError:
+        return load_images(source, fit, cache, workers=workers, digest=digest)
+    try:
+        same = _listed(source, fit)[0] == done.identity
+    except KindredError:
+        same = False
+    if tell and not same:
+        tqdm.write(
+            f"{source} is not as it was when its {len(done.labels):,} images were decoded, "
+            f"which are taken as they are in {cache}",
+            sys.stderr,
+        )
+    return _mapped(cache, done, fit)
+
+
 def kept_images(cache: Path, fit: Fit, digest: str | None = None) -> Images:
     """What an earlier run decoded, without a look at the source, which may be gone.
 
     Raises:
         RunError: the cache is gone, damaged, of another fit, or of images of another digest.
     """
+    return _mapped(cache, _kept(cache, fit, digest), fit)
+
+
+def _kept(cache: Path, fit: Fit, digest: str | None) -> _Progress:
     try:
         done = _Progress(**json.loads((cache / PROGRESS).read_text()))
         if (cache / PIXELS).stat().st_size != len(done.labels) * _row_bytes(fit):
             raise ValueError("another size")
         if digest not in (None, done.digest):
             raise ValueError("other images")
-        return _mapped(cache, done, fit)
+        return done
     except (OSError, ValueError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else "its record is of others"
         raise RunError(f"{cache} does not hold the decoded images of a run: {why}") from error
@@ -196,7 +244,19 @@ def _check_variety(source: str, pixels: NDArray[np.uint8]) -> None:
 
 @contextmanager
 def _alone(cache: Path) -> Iterator[None]:
-    """Hold the cache; the system frees it however the process ends."""
+    """Hold the cache; the system frees it however the process ends.
+
+    Raises:
+        RunError: it cannot be written, or is somebody's folder of other things.
+    """
+    known = {LOCK, DRAFT, *_FILES}
+    others = [path for path in _inside(cache) if path.name not in known]
+    others += [path for path in _inside(cache / DRAFT) if path.name not in _FILES]
+    if others:
+        raise RunError(
+            f"{cache} is where decoded images are to be kept, and holds {min(others)}; expected "
+            "another --out, for a folder of its own"
+        )
     with writing(cache, "expected a folder for decoded images"):
         cache.mkdir(parents=True, exist_ok=True)
         if not (cache / LOCK).exists():  # else a cache that is complete may be read-only
@@ -208,6 +268,10 @@ def _alone(cache: Path) -> Iterator[None]:
             tqdm.write(f"waiting for another process that decodes into {cache}", sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _inside(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _read_progress(cache: Path, identity: str, fit: Fit) -> _Progress:

@@ -33,7 +33,7 @@ from index.encoder import Encoder, Encoding, Provider
 from index.errors import DataError, ExportRefused, RunError
 from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
-from trainer.data import Images, load_images
+from trainer.data import Images, images_of_run
 from trainer.edits import EditSettings, make_edits
 from trainer.files import writing
 from trainer.network import Network, check_map
@@ -78,7 +78,7 @@ class ExportSettings:
 
     def __post_init__(self) -> None:
         refuse_missing(self, out="the encoder file to write, .onnx")
-        for name, least in (("embedding_width", 1), ("descriptor_width", 1), ("image_size", 8)):
+        for name, least in (("embedding_width", 2), ("descriptor_width", 2), ("image_size", 8)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise RunError(f"{name} is {value}, expected at least {least}")
@@ -210,10 +210,9 @@ def export(settings: ExportSettings) -> Export:
     recorded = checkpoint.read_settings(run)
     loaded = load_trained(run)
     trained, network = loaded.settings, loaded.network
-    images = load_images(
-        trained.data, trained.fit(), run / "data", workers=trained.workers,
-        digest=recorded["data_digest"],
-    )  # fmt: skip
+    images = images_of_run(
+        trained.data, trained.fit(), run / "data", recorded["data_digest"], workers=trained.workers
+    )
     if len(images) < 16:
         raise DataError(f"{len(images)} training images, expected 16 to measure scores with")
     size = settings.image_size or trained.image_size

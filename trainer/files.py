@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from index.errors import RunError
+
+PART: Final = ".part"
+"""What the name of a file ends in that is to take another's place."""
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         RunError: the disk is full or the folder not writable.
     """
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     try:
         with writing(path, "what was there before is intact"):
             with open(part, "wb") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ def read_labels(images: Images, evaluation: Images | None, settings: PretrainSet
     else:
         classes, names = _classes(images, settings)
         if evaluation is not None and issubclass(find_method(settings.method), Classifier):
-            _check_evaluation(names, evaluation, settings.eval_data)
-    chosen = chosen_rows(classes, settings.labels, settings.seed)
+            check_evaluation(names, evaluation, settings.eval_data)
+    chosen = chosen_rows(classes, settings.labels, settings.seed, names)
     if len(chosen) < settings.batch_size:
         raise DataError(
             f"labels {settings.labels} leave {len(chosen)} images of {settings.data}, expected at "
@@ -103,10 +104,16 @@ def _classes(images: Images, settings: PretrainSettings) -> tuple[NDArray[np.int
             f"{settings.data} has {len(alone)} classes with one image alone, expected at least two "
             f"in each for {settings.method}; the first are {', '.join(alone[:5])}"
         )
+    if len(names) < 2 and issubclass(find_method(settings.method), Classifier):
+        raise DataError(
+            f"{settings.data} has one class, {str(names[0])!r}, expected at least two to tell "
+            "apart; the folders that pictures lie in are their classes"
+        )
     return classes, names.tolist()
 
 
-def _check_evaluation(names: Sequence[str], evaluation: Images, source: str | None) -> None:
+def check_evaluation(names: Sequence[str], evaluation: Images, source: str | None) -> None:
+    """Raise DataError where images are of classes that are not among the names."""
     unknown = sorted(set(evaluation.labels) - set(names))
     if unknown:
         raise DataError(
@@ -115,13 +122,16 @@ def _check_evaluation(names: Sequence[str], evaluation: Images, source: str | No
         )
 
 
-def chosen_rows(classes: NDArray[np.int64], labels: str, seed: int) -> NDArray[np.int64]:
+def chosen_rows(
+    classes: NDArray[np.int64], labels: str, seed: int, names: Sequence[str] | None = None
+) -> NDArray[np.int64]:
     """The images whose labels are used, as many of each class as ``labels`` says, ascending.
 
     Args:
         classes: int64 (N,).
         labels: ``all``, a share of each class such as ``10%``, or a number of images of each.
         seed: of the choice.
+        names: of the classes, by number, where they have some.
 
     Raises:
         DataError: a class has fewer, or would be left with none.
@@ -135,9 +145,11 @@ def chosen_rows(classes: NDArray[np.int64], labels: str, seed: int) -> NDArray[n
         share = labels.endswith("%")
         count = round(len(own) * float(labels[:-1]) / 100) if share else int(labels)
         if not 1 <= count <= len(own):
+            name = number if names is None else repr(names[number])
+            least = f"{math.ceil(100 / len(own))}% to 100%" if share else f"1 to {len(own)}"
             raise DataError(
-                f"labels is {labels}, which is {count} of the {len(own)} images of class "
-                f"{number}, expected 1 to {len(own)}"
+                f"labels is {labels}, which is {count} of the {len(own)} images of class {name}, "
+                f"expected {least}"
             )
         rows.append(random.choice(own, count, replace=False))
     return np.sort(np.concatenate(rows))

@@ -24,7 +24,7 @@ from index.errors import DataError, RunError
 from index.image import Fit
 from trainer import checkpoint, distributed, provenance
 from trainer.compiler import compile_network
-from trainer.data import Images, load_images
+from trainer.data import Images, images_of_run, load_images
 from trainer.edits import EditSettings, make_edits, mix
 from trainer.hard_batches import read_neighbours, write_neighbours
 from trainer.journal import GPU_STEPS_BETWEEN_READS, Journal, tensorboard
@@ -47,7 +47,17 @@ START_IMAGES = 4096
 """Images that a new descriptor on an earlier backbone is started from."""
 
 
-def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images:
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a call learnt from, and where it stopped: after ``step`` of ``total_steps``."""
+
+    images: Images
+    step: int
+    total_steps: int
+    interrupted: bool
+
+
+def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Outcome:
     """Train until the epochs, the minutes or the user's patience are over.
 
     The same call goes on where an interrupted one stopped. On a CPU the result is then the same,
@@ -58,7 +68,7 @@ def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images
         last_step: where to stop before the epochs are over, as a run did that is repeated.
 
     Returns:
-        The images that were learnt from; their ``skipped`` says which were left out.
+        Where it stopped; ``skipped`` of its images says which were left out.
 
     Raises:
         DataError, RunError, SourceError: before training starts.
@@ -80,7 +90,7 @@ def pretrain(settings: PretrainSettings, last_step: int | None = None) -> Images
             raise
 
 
-def _pretrain(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Images:
+def _pretrain(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Outcome:
     run, world = Path(settings.out), distributed.world_size()
     if settings.batch_size % world:
         raise RunError(f"batch_size is {settings.batch_size}, expected a multiple of {world}")
@@ -145,7 +155,7 @@ class _Training:
         print(f"going on at step {self.step} of {run}")
 
 
-def _train(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Images:
+def _train(settings: PretrainSettings, device: torch.device, last_step: int | None) -> Outcome:
     run, main = Path(settings.out), distributed.is_main()
     training = _prepare(settings, device)
     network, optimizer, schedule = training.network, training.optimizer, training.schedule
@@ -230,14 +240,15 @@ def _train(settings: PretrainSettings, device: torch.device, last_step: int | No
     if settings.profile and main:
         print(profile.table(2 * settings.batch_size))
     distributed.wait()  # for the last checkpoint
-    return training.images
+    asked = interrupt.asked and training.step < end
+    return Outcome(training.images, training.step, total_steps, asked)
 
 
 def _prepare(settings: PretrainSettings, device: torch.device) -> _Training:
     """All that the first step needs, or the next one of a run that goes on."""
     run, main = Path(settings.out), distributed.is_main()
     earlier = earlier_record(run, settings)
-    images, evaluation = _load(settings, run, earlier)
+    images, evaluation = _load(settings, earlier)
 
     torch.manual_seed(settings.seed)
     network = Network(settings)
@@ -355,13 +366,10 @@ def training_views(batch_N3HW: Tensor, settings: PretrainSettings, step: int) ->
 
 
 def _load(
-    settings: PretrainSettings, run: Path, earlier: Mapping[str, Any] | None
+    settings: PretrainSettings, earlier: Mapping[str, Any] | None
 ) -> tuple[Images, Images | None]:
     """Those of the earlier record: images to learn from, and labelled ones for kNN if asked."""
-    images = load_images(
-        settings.data, settings.fit(), run / "data", workers=settings.workers,
-        digest=None if earlier is None else earlier["data_digest"],
-    )  # fmt: skip
+    images = _images("data", settings, settings.fit(), earlier)
     if len(images) < settings.batch_size:
         raise DataError(
             f"{settings.data} has {len(images)} readable images, "
@@ -369,14 +377,23 @@ def _load(
         )
     if not settings.eval_data:
         return images, None
-    fit = Fit(settings.image_size)
-    evaluation = load_images(
-        settings.eval_data, fit, run / "eval-data", workers=settings.workers,
-        digest=None if earlier is None else earlier.get("eval_digest"),
-    )  # fmt: skip
+    evaluation = _images("eval_data", settings, Fit(settings.image_size), earlier)
     if not evaluation.labelled:
         raise DataError(f"{settings.eval_data} has images without labels, which kNN needs")
     return images, evaluation
+
+
+def _images(
+    name: str, settings: PretrainSettings, fit: Fit, earlier: Mapping[str, Any] | None
+) -> Images:
+    """Of the setting ``name``, decoded; as they were where the run began with that source."""
+    source, workers = getattr(settings, name), settings.workers
+    cache = Path(settings.out, name.replace("_", "-"))
+    digest = None if earlier is None else earlier.get(f"{name.partition('_')[0]}_digest")
+    if earlier is not None and digest and source == earlier.get(name):
+        tell = distributed.is_main()
+        return images_of_run(source, fit, cache, digest, workers=workers, tell=tell)
+    return load_images(source, fit, cache, workers=workers, digest=digest)
 
 
 def resolve_device(name: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from index.errors import RunError
 from index.image import Fit
-from trainer.companion import CompanionSpec
+from trainer.companion import WIDEST, CompanionSpec
 from trainer.objectives import find_method
 from trainer.objectives.classify import Classifier
 from trainer.objectives.objective import Recipe, half_cosine
@@ -24,6 +24,7 @@ from trainer.views import ViewSettings
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 """What a step can calculate with."""
+LARGEST_INT: Final = 2**31 - 1
 
 
 def setting(
@@ -177,6 +178,9 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         refuse_missing(self, data="images to learn from", out="a folder for the run")
+        for name in ("eval_data", "from_", "teacher", "pairs", "companion_from"):
+            if getattr(self, name) == "":  # as of a variable of the shell that is not set
+                raise RunError(f"{name.rstrip('_')} is empty, expected a path or nothing")
         self._complete()
         positive = [
             "width", "image_size", "stored_size", "epochs", "max_minutes", "small_size",
@@ -185,8 +189,9 @@ class PretrainSettings:
         ]  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not 0 < value <= LARGEST:
-                raise RunError(f"{name} is {value}, expected a number above 0, at most {LARGEST:g}")
+            most = WIDEST if name == "width" else LARGEST_INT if isinstance(value, int) else LARGEST
+            if value is not None and not 0 < value <= most:
+                raise RunError(f"{name} is {value}, expected a number above 0, at most {most:g}")
         if self.batch_size < 2:
             raise RunError(
                 f"batch_size is {self.batch_size}, expected at least 2: "
@@ -263,7 +268,10 @@ class PretrainSettings:
             )
         # What was of no use a run of an earlier version may have with any value.
         names = {each.name for each in fields(cls)} - _unused(record).keys()
-        return cls(**{name: record[name] for name in names if name in record} | changed)
+        try:
+            return cls(**{name: record[name] for name in names if name in record} | changed)
+        except (TypeError, AttributeError) as error:
+            raise RunError(f"the record of the run is damaged: {error}") from error
 
     def _check_labels(self) -> None:
         method = find_method(self.method)

@@ -36,17 +36,20 @@ GOING_ON = {
 _WRAPPERS = ("module.", "backbone.", "model.", "encoder.", "state_dict.")
 
 
-def inherited(path: Path) -> dict[str, Any]:
+def inherited(path: Path, setting: str = "from") -> dict[str, Any]:
     """The settings that going on from ``path`` brings along, where nobody chooses others.
 
     A run and an encoder file bring their backbone and sizes, and a descriptor trained for copies
     if they have one; a bare file of weights has none.
 
+    Args:
+        setting: what the path was given for.
+
     Raises:
         RunError: the path is nothing to start from.
     """
     if not (path.is_dir() or path.is_file()):
-        raise RunError(f"from is {path}, which is neither a folder of a run nor a file")
+        raise RunError(f"{setting} is {path}, which is neither a folder of a run nor a file")
     brought = _recorded(path)
     if path.suffix == ".onnx" and path.is_file():
         linear = _read_encoder(path).get("copies.linear.weight")
@@ -131,7 +134,7 @@ def companion_of(path: Path) -> str:
     Raises:
         RunError: it has none, and no descriptor that was trained for copies on the whole network.
     """
-    brought = inherited(path)
+    brought = inherited(path, "companion_from")
     if companion := brought.get("companion"):
         return str(companion)
     if not brought.get("copies") or brought.get("descriptor_stages"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from trainer import distributed
 from trainer.data import Images
 from trainer.hard_batches import grouped
-from trainer.labelled import Labels, Teacher, read_labels
+from trainer.labelled import Labels, Teacher, check_evaluation, read_labels
 from trainer.loader import sent
 from trainer.network import Views
 from trainer.objectives.objective import Objective
@@ -93,6 +93,8 @@ def prepare(
         teacher = Teacher(Path(str(settings.teacher)), device)
         objective.follow(teacher, teacher.count)
         names = teacher.names
+        if evaluation is not None:
+            check_evaluation(names, evaluation, settings.eval_data)
     subject = Subject(len(images), labels, names, objective.numbered)
     objective.check(settings.batch_size, len(subject))
     return subject

@@ -57,7 +57,7 @@ def read_member(place: Place, offset: int, size: int) -> bytes:
     data = place.span(offset, size)
     if len(data) < size:
         raise SourceNotFound(
-            f"{place.text} ends before byte {offset + size}; it was longer when scanned"
+            f"{place.text} ends before byte {offset + size}, where a picture in it should end"
         )
     return data
 

@@ -36,7 +36,8 @@ class Option:
         else:
             fits = self.within.least <= value <= self.within.most
             expected = f"{self.within.least:g} to {self.within.most:g}"
-        if not (fits and math.isfinite(value) and (not whole or value == int(value))):
+        most = 2**31 if whole else math.inf
+        if not (fits and value < most and (not whole or value == int(value))):
             kind = "a whole number" if whole else "a number"
             raise RunError(f"{self.name} is {value:g}, expected {kind} {expected}")
         return type(self.default)(value)

@@ -81,6 +81,7 @@ def report(settings: ReportSettings) -> Report:
     out, device = Path(settings.out), torch.device(resolve_device(settings.device))
     with writing(out, "expected a name in a folder that can be written to"):
         out.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=out.parent).cleanup()  # told before the work
     paths = [Path(each) for each in settings.runs]
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
