@@ -266,6 +266,8 @@ class _Writer:
         if record is not None or isinstance(outcome, Touch):
             reason = self._conflict(outcome.id, before, transaction)
             if reason is not None:
+                if before is not None:
+                    self._see(before.key)  # its file is there, and so it is not gone
                 return LeaveOut(item, outcome.id, before, reason)
         if isinstance(outcome, Embedded):
             self._see(transaction.save(outcome.record, outcome.encoding))
@@ -292,7 +294,11 @@ class _Writer:
             if isinstance(outcome, LeaveOut):
                 self._list_as_left_out(outcome)
             if outcome.item.damage is not None:
-                self._damaged.append(outcome.item.locator.rpartition("#")[0] + "#")
+                locator = outcome.item.locator
+                of_folder = locator.startswith("file:")
+                self._damaged.append(
+                    f"{locator}/" if of_folder else f"{locator.rpartition('#')[0]}#"
+                )
         now = self.progress
         self.progress = replace(
             now,

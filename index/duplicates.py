@@ -143,7 +143,7 @@ def pair_match(
     """Why two items of a group match, by the surest tier that says so."""
     if item.sha256 == keep.sha256:
         return equal_match("exact", item, link.offset)
-    if item.pixel_sha256 == keep.pixel_sha256:
+    if item.pixel_sha256 and item.pixel_sha256 == keep.pixel_sha256:
         return equal_match("pixels", item, link.offset)
     distance = hamming(item.perceptual_hash, keep.perceptual_hash)
     if distance <= PERCEPTUAL_DISTANCE:

@@ -48,9 +48,12 @@ class Fingerprint:
         return sharpness(self.small)
 
 
-def fingerprint(data: bytes, image: Image.Image, format: str, orientation: int) -> Fingerprint:
+def fingerprint(
+    data: bytes, image: Image.Image, format: str, orientation: int, beside: bytes = b""
+) -> Fingerprint:
     """Of a file's bytes and the upright RGB picture that they hold.
 
+    ``beside`` is what the file has that RGB does not show, part of the digest if it is no JPEG's.
     A JPEG's digest is of its coded picture, since its pixels are seldom decoded in full; so a JPEG
     and a PNG made of it have different ones.
     """
@@ -62,6 +65,7 @@ def fingerprint(data: bytes, image: Image.Image, format: str, orientation: int) 
     else:
         digest.update(b"RGB %d %d " % image.size)
         digest.update(image.tobytes())
+        digest.update(beside)
     small = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return Fingerprint(digest.hexdigest(), np.ascontiguousarray(small))
 

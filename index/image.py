@@ -7,6 +7,7 @@ to 8-bit RGB, fit to the encoder's input.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pict
     image, name, width, height, exif, orientation = _decode(
         data, draft=2 * max(fit.size, SIDE), max_pixels=max_pixels
     )
-    taken = fingerprint(data, image, name, orientation)
+    beside = b"" if name == "JPEG" else _beside_rgb(data, name)
+    taken = fingerprint(data, image, name, orientation, beside)
     return Picture(_fitted(image, fit), width, height, name, taken, details_of(exif))
 
 
@@ -279,6 +281,29 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         canvas.paste(rgba, mask=rgba.getchannel("A"))  # half the memory of alpha_composite
         return canvas
     return image.convert("RGB")
+
+
+def _beside_rgb(data: bytes, name: str) -> bytes:
+    """What tells pictures apart whose first frames are alike in 8-bit RGB; empty in most.
+
+    The alpha channel; and the whole file where there are more frames, deeper samples or other
+    channels. Pillow opens 16 bits of RGB as 8, so headers are asked.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=[name])
+        depth: int = data[24] if name == "PNG" else 8  # IHDR
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            depth = np.max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1))
+        modes = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
+        plain = image.mode in modes and depth <= 8 and getattr(image, "n_frames", 1) == 1
+        if plain and not image.has_transparency_data:
+            return b""
+        if plain:
+            alpha = image.convert("RGBA").getchannel("A")
+            return b"" if alpha.getextrema() == (255, 255) else alpha.tobytes()
+    except Exception:  # of a frame that is damaged: decoders raise nearly any type
+        pass
+    return hashlib.sha256(data).digest()
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from index import sources
 from index.encoder import Encoder, Encoding
-from index.errors import ImageError, InvalidId, SourceError, SourceNotFound
+from index.errors import ImageError, InvalidId, InvalidMetadata, SourceError, SourceNotFound
 from index.in_order import InOrder
-from index.records import Known, Record, check_new_id
+from index.records import Known, Record, check_new_id, metadata_text
 from index.sources import SourceItem
 from index.store import Store
 from index.transactions import Snapshot
@@ -169,6 +169,9 @@ class Comparison:
                 reason = f"its id belongs to {before.source}; a prefix would tell the two apart"
                 return LeaveOut(*given, reason)
             picture = self._encoder.load(data, max_pixels=self._max_pixels)
+            metadata_text(record.metadata)  # refused here, and not with the whole batch
+        except InvalidMetadata as error:
+            return LeaveOut(*given, f"its label is of no use: {error}")
         except (SourceError, ImageError) as error:
             if before is not None and (
                 self._is_taken(before, item) or self._says(before, item, error)

@@ -277,6 +277,8 @@ def _by_parts(bits: Bits, distance: int, fresh: int) -> Iterator[Pairs]:
 
 def _expanded(asking: Rows, first: Rows, last: Rows, order: Rows) -> Iterator[tuple[Rows, Rows]]:
     """Each asking row beside each of the rows at places ``first`` up to ``last`` of an order."""
+    if not len(asking):
+        return
     counts = last - first
     ends = np.cumsum(counts)
     cuts = np.searchsorted(ends, np.arange(0, ends[-1], _CANDIDATES_AT_A_TIME))

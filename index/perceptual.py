@@ -59,18 +59,27 @@ class PerceptualIndex:
                 found[key] = (int(bits), number)
         return found
 
+    @property
+    def size(self) -> int:
+        """Hashes in memory, those left behind among them."""
+        return len(self._keys)
+
     def _clear(self) -> None:
         self._index: Any = faiss.IndexBinaryFlat(BITS)
         self._keys: list[int] = []
         self._row_of: dict[int, int] = {}
         self._version = -1
+        self._counted_at = _MOST_DEAD
 
     def _follow(self) -> None:
         with self._follower.changes() as snapshot:
             if snapshot is None:
                 return
-            if len(self._keys) - len(self._row_of) > max(_MOST_DEAD, len(self._row_of)):
-                self._clear()
+            if len(self._keys) > self._counted_at:  # seldom, since all items are counted
+                present = snapshot.counts()["present"]
+                self._counted_at = len(self._keys) + _MOST_DEAD
+                if len(self._keys) - present > max(_MOST_DEAD, present):
+                    self._clear()
             self._add(snapshot)
 
     def _add(self, snapshot: Snapshot) -> None:

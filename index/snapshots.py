@@ -139,6 +139,13 @@ def _write(raw: IO[bytes], copy: Path, folder: Path, blobs: Blobs, progress: Pro
         with copy.open("rb") as file:
             _add(archive, DATABASE, file, size)
         sums.write(_line(sha256, DATABASE))
+        # Before the blobs, which take long: a migration that ends meanwhile removes encoders.
+        for path in sorted(path for each in _KEPT_BESIDE for path in (folder / each).glob("*")):
+            name = path.relative_to(folder).as_posix()
+            if _BESIDE.fullmatch(name) and path.is_file():
+                data = path.read_bytes()
+                _add(archive, name, io.BytesIO(data), len(data))
+                sums.write(_line(hashlib.sha256(data).hexdigest(), name))
         with closing(Store(copy)) as database, database.read() as snapshot:
             images, problems, added = snapshot.counts()["present"], snapshot.problems(), 0
             meter = _Meter(progress, 2 * size + snapshot.blob_bytes())
@@ -154,12 +161,6 @@ def _write(raw: IO[bytes], copy: Path, folder: Path, blobs: Blobs, progress: Pro
                     sums.write(_line(sha256, name))
                     added += 1
                 meter.add(size_bytes)
-        for path in sorted(path for each in _KEPT_BESIDE for path in (folder / each).glob("*")):
-            name = path.relative_to(folder).as_posix()
-            if _BESIDE.fullmatch(name) and path.is_file():
-                data = path.read_bytes()
-                _add(archive, name, io.BytesIO(data), len(data))
-                sums.write(_line(hashlib.sha256(data).hexdigest(), name))
         size = sums.tell()
         sums.seek(0)
         _add(archive, _SUMS, sums, size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -507,6 +508,65 @@ def test_an_image_written_by_someone_else_meanwhile_is_not_overwritten(
     report = run(source, collection, encoder, progress=upload)
     assert "someone else" in reasons(report)["b/4.jpg"]
     assert collection.read("b/4.jpg") == jpeg(44)
+
+
+def test_an_image_whose_metadata_is_edited_meanwhile_is_not_gone(
+    source: Path, collection: Collection, encoder: Encoder
+) -> None:
+    run(source, collection, encoder)
+    for seed, path in enumerate(sorted(source.rglob("*.jpg"))):
+        later(path, jpeg(20 + seed))
+
+    def edit(progress: Progress) -> None:
+        if progress.done == 4:
+            collection.update_metadata("b/4.jpg", {"mine": 1})
+
+    report = run(source, collection, encoder, progress=edit)
+    assert "someone else" in reasons(report)["b/4.jpg"]
+    assert counts(report) == {"updated": 5, "left_out": 1}
+    assert set(states(collection).values()) == {"present"}
+    assert counts(run(source, collection, encoder)) == {"updated": 1, "unchanged": 5}
+
+
+def test_what_lies_in_a_folder_that_cannot_be_listed_is_not_gone(
+    source: Path, collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, collection, encoder)
+    real = os.scandir
+
+    def scandir(path: Path) -> object:
+        if Path(path) == source / "b":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    (source / "a" / "0.jpg").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        report = run(source, collection, encoder)
+    assert "Input/output error" in reasons(report)["b"]
+    found = states(collection)
+    assert (found["a/0.jpg"], found["b/2.jpg"]) == ("gone", "present")
+    assert counts(run(source, collection, encoder)) == {"unchanged": 5, "gone": 1}  # b itself
+
+
+def test_a_label_that_is_no_text_does_not_stop_the_others(
+    tmp_path: Path, collection: Collection, encoder: Encoder
+) -> None:
+    """One is half of a surrogate pair, one as long as all metadata may be."""
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        for seed, label in enumerate((b'{"label": "cat"}', b'{"label": "\\ud83d"}', None)):
+            for name, data in ((f"{seed}.jpg", jpeg(seed)), (f"{seed}.json", label)):
+                data = b"l" * (1 << 20) if data is None else data
+                member = tarfile.TarInfo(name.replace("2.json", "2.cls"))
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    report = run(shard, collection, encoder)
+    assert counts(report) == {"added": 2, "left_out": 1}
+    (reason,) = reasons(report).values()
+    assert "label" in reason
+    labels = {item.id: item.metadata.get("label") for item in collection.items(None, 10)}
+    assert sorted(labels.values(), key=str) == [None, "cat"]
 
 
 _MANY = 240

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -236,6 +236,16 @@ def test_the_one_to_keep_comes_with_the_reason(
     group = describe_group(star, items, CALIBRATION)
     assert (group.id, group.keep.id, group.keep.reason) == ("a", "a", reason)
     assert [image.id for image in group.images] == ["a", "b"]
+
+
+def test_pixels_that_are_not_known_are_not_equal() -> None:
+    """As of images that an earlier release stored."""
+    images = [Image("a", 0, pixels=300), Image("b", 10)]
+    (star,) = find_stars([chunk(images)], 0.5)
+    items = {n: item(image, 10, 10) for n, image in enumerate(images, 1)}
+    items = {n: replace(each, pixel_sha256="") for n, each in items.items()}
+    (match,) = describe_group(star, items, CALIBRATION).matches
+    assert match.tier == "descriptor"
 
 
 def test_each_match_of_a_group_says_its_tier_and_how_sure_it_is() -> None:

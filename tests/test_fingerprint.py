@@ -115,6 +115,41 @@ def test_one_pixel_makes_another_digest_and_shape_is_part_of_it() -> None:
     assert len({taken(saved(each, "PNG")).pixel_sha256 for each in (plain, dotted, turned)}) == 3
 
 
+def test_what_eight_bits_of_red_green_and_blue_do_not_show_is_part_of_the_digest(
+    photograph: Image.Image,
+) -> None:
+    """White on transparent, a second page, a second frame, and samples below the eighth bit."""
+    random = np.random.default_rng(0)
+    small, other = photograph.resize((60, 40)), photograph.resize((60, 40)).rotate(180)
+    white = Image.new("RGBA", (60, 40), (255, 255, 255, 0))
+    icons = [white.copy(), white.copy()]
+    for icon in icons:
+        icon.putalpha(Image.fromarray(random.integers(0, 256, (40, 60), dtype=np.uint8)))
+    deep = [random.integers(0, 256, (40, 60), dtype=np.uint16) for _ in range(2)]
+    pairs = [
+        [saved(icon, "PNG") for icon in icons],
+        [saved(icon, "WEBP", lossless=True) for icon in icons],
+        [saved(Image.fromarray(each), "PNG") for each in deep],
+        [saved(small, "TIFF", save_all=True, append_images=[each]) for each in (small, other)],
+        [saved(small, "TIFF", save_all=True, append_images=[other]), saved(small, "TIFF")],
+        [
+            saved(small, "WEBP", lossless=True, save_all=True, append_images=[each])
+            for each in (other, other.rotate(90))
+        ],
+    ]
+    for one, two in pairs:
+        assert taken(one).pixel_sha256 != taken(two).pixel_sha256
+        assert taken(one).pixel_sha256 == taken(bytes(one)).pixel_sha256
+
+
+def test_an_alpha_channel_that_hides_nothing_is_no_difference(photograph: Image.Image) -> None:
+    plain, opaque = photograph.resize((60, 40)), photograph.resize((60, 40)).convert("RGBA")
+    assert taken(saved(opaque, "PNG")).pixel_sha256 == taken(saved(plain, "PNG")).pixel_sha256
+    opaque.putpixel((3, 3), (9, 9, 9, 100))
+    files = [saved(opaque, "PNG"), saved(opaque, "WEBP", lossless=True), saved(opaque, "TIFF")]
+    assert len({taken(data).pixel_sha256 for data in files}) == 1
+
+
 @given(cut=st.integers(min_value=2, max_value=400), junk=st.binary(max_size=40))
 def test_any_damage_to_a_jpeg_is_a_picture_or_a_named_error(cut: int, junk: bytes) -> None:
     """The walk over its segments ends, whatever lengths they state."""

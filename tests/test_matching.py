@@ -233,6 +233,23 @@ def test_second_look_says_how_large_the_pictures_are_as_given(
     assert match.evidence["scale"] == pytest.approx(2, abs=0.01)
 
 
+def test_hashes_of_what_is_deleted_are_let_go(
+    collection: Collection, encoder: Encoder, monkeypatch: pytest.MonkeyPatch,
+    photographs: list[Path],
+) -> None:  # fmt: skip
+    monkeypatch.setattr("index.perceptual._MOST_DEAD", 5)
+    perceptual, data = PerceptualIndex(collection.store), photographs[0].read_bytes()
+    hash_ = query(encoder, data).hashes[0]
+    rows, there = [], len(perceptual.near([hash_], 0))
+    for turn in range(60):
+        put(collection, encoder, f"turn {turn}", data)
+        assert len(perceptual.near([hash_], 0)) > there
+        collection.delete(f"turn {turn}")
+        rows.append(perceptual.size)
+    perceptual.close()
+    assert max(rows) < 2 * collection.count()["present"] + 20
+
+
 def test_second_look_goes_on_where_one_image_is_lost_or_deleted_meanwhile(
     collection: Collection, encoder: Encoder, photographs: list[Path], photograph: Image.Image
 ) -> None:

@@ -91,6 +91,14 @@ def test_every_pair_of_near_hashes_is_found_by_scanning_and_by_parts(
     assert as_set(found) == near_by_hash(bits, distance, fresh)
 
 
+def test_near_hashes_that_share_a_bit_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing looks up those without it."""
+    monkeypatch.setattr(pairs, "_SCANNED_UP_TO", 0)
+    bits = hashes_of(3)
+    bits[:, :4] |= 0x81
+    assert as_set(by_hash(bits, 31)) == near_by_hash(bits, 31, 0)
+
+
 def test_equal_hashes_by_the_hundred_are_all_paired() -> None:
     """One value of a part may be that of every hash."""
     with pytest.MonkeyPatch.context() as patch:

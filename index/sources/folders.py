@@ -61,14 +61,25 @@ def _scan_local(root: Path) -> Iterator[SourceItem]:
     for path in _walk(root, is_picture):
         parts = path.relative_to(root).parts
         size_bytes, mtime_ns = Local(path).size_and_time()
+        damage = _why_not_listed(path) if path.is_dir() else None
         yield SourceItem(
             id=escape("/".join(parts)),
             locator=f"file:{escape(str(path))}",
             size_bytes=size_bytes,
             mtime_ns=mtime_ns,
             label=escape(parts[0]) if len(parts) > 1 else None,
+            damage=damage,
             fetch=Local(path).read,
         )
+
+
+def _why_not_listed(folder: Path) -> str:
+    """A folder stands for all that is in it, which would else be taken for gone."""
+    try:
+        with reading(Local(folder)), os.scandir(folder):
+            return f"{folder} could not be listed"
+    except SourceError as error:
+        return str(error)
 
 
 def _walk(

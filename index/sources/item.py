@@ -25,8 +25,8 @@ class SourceItem:
     the name of its class where the source states one. An item of a Parquet file, or of a tar shard
     at a URL, holds its bytes, since the scan had to pass over them: keep locators, not items.
 
-    ``damage`` says why the rest of a shard could not be read, where the item is no image but
-    stands for that rest; see ``scan``. ``fetch`` gives the bytes.
+    ``damage`` says why the rest of a shard could not be read, or a folder within not be listed,
+    where the item is no image but stands for that; see ``scan``. ``fetch`` gives the bytes.
     """
 
     id: str

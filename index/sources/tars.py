@@ -136,9 +136,10 @@ def _sample_label(place: Place, sample: list[_Member]) -> str | None:
             if suffix == ".cls" and text:
                 return text
             stated = json.loads(text) if suffix == ".json" else None
+            label = stated.get("label") if isinstance(stated, dict) else None
+            if isinstance(label, str | int):
+                str(label).encode()  # half of a surrogate pair is no text
+                return str(label)
         except (SourceError, ValueError):
             continue
-        label = stated.get("label") if isinstance(stated, dict) else None
-        if isinstance(label, str | int):
-            return str(label)
     return None
