@@ -24,6 +24,7 @@ from service.comparisons import Comparisons
 from service.encoders import Encoders
 from service.head import HeadAsGet
 from service.intake import Intake
+from service.known_names import KnownNames, known_names
 from service.metrics import Metrics
 from service.observation import Observe
 from service.open_collections import OpenCollections
@@ -98,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(LimitBody, max_upload_bytes=settings.max_upload_bytes)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RouteAsSent)
+    app.add_middleware(KnownNames, names=known_names(settings))
     app.add_middleware(Observe)
     app.openapi = lambda: _reference(app)  # type: ignore[method-assign]
     return app

@@ -22,12 +22,16 @@ from service.problems import (
     KIND_OF_ERROR,
     MEDIA_TYPE,
     METHOD,
+    NO_COLLECTION,
     NO_ROUTE,
+    NO_SOURCE,
     NOT_READY,
     TOO_LARGE,
+    UNREADABLE_SOURCE,
     Kind,
     ProblemError,
 )
+from service.requests import EMBED_TAGS
 
 _log = logging.getLogger("kindred.service")
 
@@ -123,10 +127,18 @@ async def _on_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _on_kindred_error(request: Request, error: Exception) -> JSONResponse:
+    """In the error's own words, unless they tell where things lie on this machine."""
     kind = next(KIND_OF_ERROR[cls] for cls in type(error).__mro__ if cls in KIND_OF_ERROR)
+    detail, extra = str(error), {"request_id": request.state.request_id}
     if kind.status >= 500:
-        _log.error(str(error), exc_info=error, extra={"request_id": request.state.request_id})
-    return answer(request, kind, str(error))
+        _log.error(detail, exc_info=error, extra=extra)
+        detail = f"{kind.meaning} The service's log has the details under this request's id."
+    elif kind in (NO_SOURCE, UNREADABLE_SOURCE):
+        _log.info(detail, extra=extra)
+        detail = kind.meaning
+    elif kind is NO_COLLECTION:
+        detail = f"there is no collection {request.path_params.get('collection')!r}"
+    return answer(request, kind, detail)
 
 
 async def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -145,6 +157,8 @@ async def _on_http_exception(request: Request, error: Exception) -> JSONResponse
         allowed = ", ".join(_allowed_methods(request))
         detail = f"found {request.method}, expected {allowed}"
         return answer(request, METHOD, detail, headers={"Allow": allowed})
+    if isinstance(error.__cause__, OSError):  # FastAPI takes whatever a body meets for its fault
+        return unexpected(request, error.__cause__)
     if error.status_code == 413:
         return answer(request, TOO_LARGE, str(error.detail))
     return answer(request, BAD_REQUEST, str(error.detail), headers=headers)
@@ -171,7 +185,7 @@ def _field_error(error: Mapping[str, Any]) -> dict[str, Any]:
         at = f" at character {location[-1]}"
         return {"field": "body", "message": f"not JSON: {error['ctx']['error']}{at}", "found": None}
     return {
-        "field": ".".join(str(part) for part in location),
+        "field": ".".join(str(part) for part in location if part not in EMBED_TAGS),
         "message": message,
         "found": _shortened(error.get("input")),
     }

@@ -81,6 +81,13 @@ UNKNOWN_FORMAT = Kind(
 MEDIA = Kind(
     "media-type", 415, "Unsupported media type", "The route takes a body of another content type."
 )
+UNKNOWN_NAME = Kind(
+    "unknown-name",
+    421,
+    "Asked for by an unknown name",
+    "`Host` is no name of this service, so that no website can pass for it; its setting "
+    "`KINDRED_NAMES` adds names.",
+)
 INVALID = Kind(
     "invalid-request",
     422,
@@ -191,7 +198,8 @@ def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems, for OpenAPI."""
     by_status: dict[int | str, dict[str, Any]] = {}
     stored = (CORRUPT,) if NO_COLLECTION in kinds else ()
-    for kind in (*kinds, INTERNAL, *stored):
+    sent = (BAD_REQUEST, TOO_LARGE) if MEDIA in kinds else ()
+    for kind in dict.fromkeys((*kinds, BAD_REQUEST, INVALID, *sent, INTERNAL, *stored, NOT_READY)):
         response = by_status.setdefault(
             kind.status,
             {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -12,10 +14,11 @@ from fastapi import UploadFile
 
 from index.collection import Collection, CopyQuery
 from index.encoder import Encoder, Encoding
+from index.errors import ImageError
 from index.fingerprint import perceptual_hash
 from index.image import Picture
 from index.orientations import oriented
-from service.problems import UNAVAILABLE_OPTION, ProblemError, invalid
+from service.problems import UNAVAILABLE_OPTION, UNREADABLE_SOURCE, ProblemError, invalid
 from service.requests import ImageQuery
 from service.state import Service
 from service.uploads import base64_bytes, file_bytes
@@ -62,8 +65,18 @@ async def ask(
         return CopyQuery(stored, hashes, item.sha256, item.pixel_sha256, exclude=image_id)
     async with service.intake.places():
         data = await anyio.to_thread.run_sync(collection.read, image_id)
-        asked = await _look(service, collection, data, orientations=orientations, verify=verify)
+        with of_original():
+            asked = await _look(service, collection, data, orientations=orientations, verify=verify)
         return replace(asked, exclude=image_id)
+
+
+@contextmanager
+def of_original() -> Iterator[None]:
+    """What is wrong with an image that the collection has is no fault of the request."""
+    try:
+        yield
+    except ImageError as error:
+        raise ProblemError(UNREADABLE_SOURCE, str(error)) from error
 
 
 async def encoder_of(service: Service, collection: Collection) -> Encoder:

@@ -10,10 +10,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     FiniteFloat,
     PlainValidator,
     StringConstraints,
+    Tag,
     WithJsonSchema,
     model_validator,
 )
@@ -254,6 +256,10 @@ class VerdictRequest(Body):
     )
 
 
+EMBED_TAGS: Final = ("<one image>", "<several images>")
+"""By which an error is of one alternative alone; they are no part of its place."""
+
+
 class EmbedRequest(Body):
     """One image to embed, or several."""
 
@@ -261,9 +267,11 @@ class EmbedRequest(Body):
         json_schema_extra={"examples": [{"query": {"base64": "/9j/4AAQSkZJRg..."}}]},
     )
 
-    query: ImageQuery | Annotated[list[ImageQuery], Field(min_length=1)] = Field(
-        description=f"One image as `base64`, or a list of at most {MAX_EMBED_IMAGES}."
-    )
+    query: Annotated[
+        Annotated[ImageQuery, Tag(EMBED_TAGS[0])]
+        | Annotated[list[ImageQuery], Field(min_length=1), Tag(EMBED_TAGS[1])],
+        Discriminator(lambda query: EMBED_TAGS[isinstance(query, list)]),
+    ] = Field(description=f"One image as `base64`, or a list of at most {MAX_EMBED_IMAGES}.")
 
 
 class EmbedForm(Body):

@@ -54,6 +54,12 @@ class Settings(BaseSettings):
         description="Address to listen on. The default is reachable from this machine only; no "
         "key is asked for, so put a proxy that does in front of any other address.",
     )
+    names: str = Field(
+        default="",
+        description="Names by which the service may be asked for, with commas between them, beside "
+        "`localhost` and the like: that of a proxy, for one. Without any, and on an address that "
+        "others reach, any name will do, as with `*`.",
+    )
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
     )

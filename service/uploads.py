@@ -5,11 +5,13 @@ from __future__ import annotations
 import binascii
 import math
 from collections import Counter
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 import anyio
 import anyio.to_thread
 from fastapi import Request, UploadFile
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +26,7 @@ _LINGER_SECONDS: Final = 10
 
 
 class LimitBody:
-    """Middleware that stops reading a body at its limit.
+    """Middleware that stops reading a body at its limit, and refuses a form that was cut off.
 
     A file arrives at ``max_upload_bytes`` and some room; in JSON it is base64, a third larger.
     """
@@ -44,6 +46,7 @@ class LimitBody:
         limit = self._json_limit if is_json else self._file_limit
         announced = headers.get("content-length", "")
         received = 0
+        is_whole = _whole_form(headers)
 
         async def limited() -> Message:
             nonlocal received
@@ -53,9 +56,31 @@ class LimitBody:
             received += len(message.get("body", b""))
             if received > limit:
                 await _refuse(headers, receive, limit)
+            if message["type"] == "http.request" and not is_whole(message):
+                raise HTTPException(400, "the multipart body ends without its last boundary")
             return message
 
         await self.app(scope, limited, send)
+
+
+def _whole_form(headers: Headers) -> Callable[[Message], bool]:
+    """A check of each message of a body: whether it is not the last one of a form cut off.
+
+    The parser would take the fields that came for all there are.
+    """
+    kind, options = parse_options_header(headers.get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        return lambda _: True
+    last, tail, ended = b"--" + options[b"boundary"] + b"--", b"", False
+
+    def check(message: Message) -> bool:
+        nonlocal tail, ended
+        tail += message.get("body", b"")
+        ended = ended or last in tail
+        tail = tail[-len(last) :]
+        return ended or message.get("more_body", False)
+
+    return check
 
 
 async def _refuse(headers: Headers, receive: Receive, limit: int) -> NoReturn:

@@ -25,7 +25,7 @@ def client(data: Path, encoder_path: Path, **settings: Any) -> Iterator[TestClie
     app = create_app(
         Settings(data=data, encoder=encoder_path, provider="cpu", threads=1, **settings)
     )
-    with TestClient(app) as started:
+    with TestClient(app, base_url="http://localhost") as started:
         yield started
 
 

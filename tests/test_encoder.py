@@ -303,3 +303,19 @@ def test_vectors_that_do_not_belong_together_are_refused() -> None:
     for parts in ((rows, rows[:1], offsets), (rows, rows, offsets[:1]), (rows, rows, rows)):
         with pytest.raises(ValueError, match="shapes are"):
             Encoding(*parts)
+
+
+def test_nothing_is_told_to_anyone(tmp_path: Path, encoder_path: Path) -> None:
+    """ONNX Runtime would keep what it is about to report to its maker in the home folder."""
+    program = """
+import sys, numpy as np
+from index.encoder import Encoder
+encoder = Encoder(sys.argv[1], provider="cpu")
+size = encoder.fit.size
+encoder.encode(np.zeros((1, size, size, 3), np.uint8))
+"""
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    command = [sys.executable, "-c", program, str(encoder_path)]
+    subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, timeout=120)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

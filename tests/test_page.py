@@ -435,6 +435,48 @@ def test_it_fits_a_phone_and_a_desk_by_day_and_night(
     context.close()
 
 
+@pytest.mark.parametrize("width", [320, 375, 414])
+def test_a_long_name_does_not_push_the_button_off_a_phone(
+    browser: Browser, service: Process, photographs: list[Path], width: int
+) -> None:
+    name = "family-photos-of-the-summer-2019"
+    with httpx2.Client(base_url=service.address) as filling:
+        filling.put(f"/v1/collections/{name}", json={})
+        upload(filling, name, "a.jpg", photographs[0].read_bytes())
+    context = browser.new_context(
+        base_url=service.address, viewport={"width": width, "height": 740}
+    )
+    page = context.new_page()
+    page.goto(f"/?collection={name}")
+    expect(pictures(page).first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    expect(page.get_by_role("button", name="Choose a picture")).to_be_in_viewport(ratio=1)
+    assert page.locator("#collection").evaluate("each => each.clientWidth") > 60
+    context.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(844, 390), (932, 430), (1280, 600)])
+def test_the_way_to_what_is_the_same_is_seen_on_a_low_screen(
+    browser: Browser, service: Process, photographs: list[Path], width: int, height: int
+) -> None:
+    """With a portrait picture, whose column is the highest."""
+    portrait = io.BytesIO()
+    with Image.open(photographs[0]) as image:
+        image.resize((300, 600)).save(portrait, "JPEG")
+    with httpx2.Client(base_url=service.address) as filling:
+        upload(filling, "demo", "portrait.jpg", portrait.getvalue())
+    context = browser.new_context(
+        base_url=service.address, viewport={"width": width, "height": height}
+    )
+    page = context.new_page()
+    page.goto("/?collection=demo&id=portrait.jpg")
+    expect(pictures(page).first).to_be_visible()
+    expect(page.get_by_text("Is the same", exact=True)).to_be_in_viewport(ratio=1)
+    context.close()
+    with httpx2.Client(base_url=service.address) as filling:
+        filling.delete("/v1/collections/demo/images/portrait.jpg")
+
+
 def test_a_picture_that_no_browser_shows_leaves_its_name_room_on_a_phone(
     browser: Browser, service: Process, tmp_path: Path, photographs: list[Path]
 ) -> None:

@@ -17,6 +17,7 @@ from index.catalog import Catalog
 from index.encoder import Encoder
 from service import problems
 from service.app import create_app
+from service.known_names import known_names
 from service.settings import Settings
 
 
@@ -312,6 +313,56 @@ def test_a_validation_error_names_the_field_and_what_was_found(service: TestClie
     assert errors["body.offset"]["found"] == "x"
 
 
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [({"id": ""}, "body.query.id"), ({}, "body.query"), ([], "body.query"), (5, "body.query")],
+)
+def test_of_one_image_or_several_the_fault_is_named_once(
+    service: TestClient, query: object, field: str
+) -> None:
+    answer = service.post("/v1/embed", json={"query": query})
+    (error,) = assert_problem(answer, problems.INVALID)["errors"]
+    assert error["field"] == field
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
+def test_a_stranger_s_name_is_refused(service: TestClient, host: str) -> None:
+    """As of a website that has its name lead here."""
+    for method, path in (("GET", "/v1/collections"), ("DELETE", "/v1/collections/demo")):
+        answer = service.request(method, path, headers={"Host": host})
+        assert host in assert_problem(answer, problems.UNKNOWN_NAME)["detail"]
+    for known in ("localhost", "LOCALHOST:80", "127.0.0.1:8000", "[::1]:8000", ""):
+        assert service.get("/v1/collections", headers={"Host": known}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"localhost", "127.0.0.1", "::1"}),
+        ({"host": "127.0.0.2"}, {"localhost", "127.0.0.1", "::1", "127.0.0.2"}),
+        ({"host": "0.0.0.0"}, None),
+        ({"host": "box.lan"}, None),
+        ({"names": "*"}, None),
+        ({"names": "Photos.example, "}, {"localhost", "127.0.0.1", "::1", "photos.example"}),
+        (
+            {"host": "0.0.0.0", "names": "localhost"},
+            {"localhost", "127.0.0.1", "::1", "0.0.0.0"},
+        ),
+    ],
+)
+def test_names_by_which_the_service_is_known(
+    settings: dict[str, str], expected: set[str] | None
+) -> None:
+    assert known_names(Settings(**settings)) == expected  # type: ignore[arg-type]
+
+
+def test_where_things_lie_is_nobodys_business(service: TestClient) -> None:
+    answer = service.get("/v1/collections/nope")
+    assert assert_problem(answer, problems.NO_COLLECTION)["detail"] == (
+        "there is no collection 'nope'"
+    )
+
+
 def test_a_file_in_a_field_of_another_name_is_named(service: TestClient) -> None:
     answer = service.post(f"{SEARCH}/file", files={"picture": ("é.jpg", b"x"), "also": b"y"})
     errors = {each["field"]: each for each in assert_problem(answer, problems.INVALID)["errors"]}
@@ -396,7 +447,7 @@ def test_an_error_that_nobody_foresaw_says_nothing_of_the_inside(
     def broken() -> None:
         raise RuntimeError("the secret of the house")
 
-    with TestClient(app) as service:
+    with TestClient(app, base_url="http://localhost") as service:
         answer = service.get("/broken")
     body = assert_problem(answer, problems.INTERNAL)
     assert "secret" not in answer.text

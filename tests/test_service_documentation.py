@@ -121,7 +121,8 @@ def test_every_problem_that_can_be_raised_is_listed_and_has_a_name_of_its_own() 
         for content in answer.get("content", {}).values()
         for name in content.get("examples", {})
     }
-    everywhere = {problems.NO_ROUTE.name, problems.METHOD.name}  # no route to document them on
+    # No route to document them on.
+    everywhere = {problems.NO_ROUTE.name, problems.METHOD.name, problems.UNKNOWN_NAME.name}
     assert set(listed) - everywhere == documented
 
 

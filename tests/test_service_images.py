@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 from collections.abc import Iterator
@@ -64,6 +65,36 @@ def test_replacing_an_image_without_metadata_leaves_it_without(
 ) -> None:
     upload(service, "demo", "bare", photographs[0].read_bytes(), metadata='{"label": "x"}')
     assert upload(service, "demo", "bare", photographs[0].read_bytes()).json()["metadata"] == {}
+
+
+def test_a_form_that_was_cut_off_is_refused_and_nothing_is_stored(
+    service: TestClient, photographs: list[Path]
+) -> None:
+    """By a proxy, say, which then counts the bytes anew."""
+    data, url = photographs[0].read_bytes(), image_url("demo", "cut")
+    assert upload(service, "demo", "cut", data, metadata='{"label": "winter"}').status_code == 201
+    request = service.build_request("PUT", url, files={"file": data}, data={"metadata": "{}"})
+    body, kind = request.read(), request.headers["content-type"]
+    for cut in (len(data) // 2, len(body) - 10, len(body) - 3):
+        answer = service.put(url, content=body[:cut], headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["type"]) == (400, "/docs#bad-request")
+        assert service.get(url).json()["metadata"] == {"label": "winter"}
+    parts = [body[:-5], body[-5:-3], body[-3:] + b" an epilogue"]
+    answer = service.put(url, content=iter(parts), headers={"content-type": kind})
+    assert (answer.status_code, answer.json()["metadata"]) == (200, {})
+
+
+def test_a_disk_without_room_for_a_body_is_no_fault_of_the_request(
+    service: TestClient, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of more than a megabyte wait on disk."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile.write", full)
+    answer = upload(service, "demo", "full", photographs[0].read_bytes())
+    assert (answer.status_code, answer.json()["type"]) == (500, "/docs#internal-error")
 
 
 @pytest.mark.parametrize("metadata", ["{", "[1]", '"text"', '{"a": NaN}', "[" * 100_000])

@@ -29,7 +29,9 @@ async def list_collections(service: ServiceState) -> CollectionsAnswer:
     response_description="It was there already, with the same settings.",
     responses={
         201: {"model": CollectionAnswer, "description": "It was made."},
-        **problems.documented(problems.MISMATCH, problems.EXISTS, problems.INVALID),
+        **problems.documented(
+            problems.NO_COLLECTION, problems.MISMATCH, problems.EXISTS, problems.TOO_LARGE
+        ),
     },
 )
 async def put_collection(

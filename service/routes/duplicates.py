@@ -133,7 +133,7 @@ async def groups(
     summary="Say that images are the same, or different",
     response_description="It is kept, and the next answers go by it.",
     responses=problems.documented(
-        problems.NO_COLLECTION, problems.NO_IMAGE, problems.MISMATCH, problems.INVALID
+        problems.NO_COLLECTION, problems.NO_IMAGE, problems.MISMATCH, problems.MEDIA
     ),
     dependencies=[Depends(expects_json)],
 )

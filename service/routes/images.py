@@ -13,7 +13,7 @@ from service import problems
 from service.answers import ImageAnswer, ImagesAnswer
 from service.entity_tags import IfNoneMatch, is_known
 from service.paths import IMAGE, IMAGES, thumbnail_url
-from service.queries import encode, encoder_of
+from service.queries import encode, encoder_of, of_original
 from service.requests import ImageChange, ImageForm
 from service.state import ImagePathId, OpenCollection, ServiceState
 from service.uploads import expects_form, expects_json, file_bytes
@@ -56,7 +56,7 @@ def image_answer(request: Request, collection: Collection, item: Item) -> ImageA
         },
         304: {"description": "It is still the one that `If-None-Match` names."},
         **problems.documented(
-            *_FOUND, problems.NO_SOURCE, problems.UNREADABLE_SOURCE, problems.UNREADABLE
+            *_FOUND, problems.NO_SOURCE, problems.UNREADABLE_SOURCE, problems.OVERLOADED
         ),
     },
 )
@@ -79,7 +79,8 @@ async def thumbnail(
         data = await anyio.to_thread.run_sync(collection.read, id)
         # By now it may be another image than the item tells of.
         sha256 = await anyio.to_thread.run_sync(lambda: hashlib.sha256(data).hexdigest())
-        jpeg = await service.intake.thumbnail(data, longest)
+        with of_original():
+            jpeg = await service.intake.thumbnail(data, longest)
         service.thumbnails.put(sha256, longest, jpeg)
     return Response(jpeg, media_type="image/jpeg", headers=_headers(sha256, longest))
 

@@ -143,7 +143,7 @@ def kindred(
     with redirect_stdout(None):
         assert kindred_index(build) == 0
     methods = []
-    with TestClient(create_app(Settings(data=data))) as client:
+    with TestClient(create_app(Settings(data=data)), base_url="http://localhost") as client:
         for name, looks in (("Kindred", "true"), ("its tiers alone", "false")):
             is_match = np.zeros(copy_scores_QB.shape, np.bool_)
             tiers: Counter[str] = Counter()
