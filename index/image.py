@@ -121,10 +121,10 @@ def load(data: bytes, fit: Fit, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Pict
     """
     # Twice the target keeps the antialiased resize honest; a JPEG decodes at 1/2, 1/4 or 1/8 of
     # its size where that still leaves so much, which is several times faster on camera pictures.
-    image, name, width, height, exif, orientation = _decode(
+    image, alpha, name, width, height, exif, orientation = _decode(
         data, draft=2 * max(fit.size, SIDE), max_pixels=max_pixels
     )
-    beside = b"" if name == "JPEG" else _beside_rgb(data, name)
+    beside = b"" if name == "JPEG" else _beside_rgb(data, name, alpha)
     taken = fingerprint(data, image, name, orientation, beside)
     return Picture(_fitted(image, fit), width, height, name, taken, details_of(exif))
 
@@ -166,9 +166,10 @@ def _fitted(image: Image.Image, fit: Fit) -> NDArray[np.uint8]:
 
 
 class _Decoded(NamedTuple):
-    """The upright RGB image, and width, height, EXIF and its orientation of the original."""
+    """The upright RGB image, and of the original what was transparent, its size and EXIF."""
 
     image: Image.Image
+    alpha: Image.Image | None
     format: str
     width: int
     height: int
@@ -195,13 +196,14 @@ def _decode(data: bytes, *, draft: int, max_pixels: int) -> _Decoded:
         image.load()
         exif = _exif(image)
         orientation = _orientation(exif)  # after load(), which turns TIFF upright by itself
-        image = _as_rgb(image)
+        image, alpha = _as_rgb(image)
         if orientation in _UPRIGHT:
             image = image.transpose(_UPRIGHT[orientation])
+            alpha = alpha and alpha.transpose(_UPRIGHT[orientation])
     except Exception as error:
         raise _unreadable(name, data, error) from error
     width, height = size if orientation < 5 else (size[1], size[0])  # 5 to 8 exchange the sides
-    return _Decoded(image, name, width, height, exif, orientation)
+    return _Decoded(image, alpha, name, width, height, exif, orientation)
 
 
 def _tile_size(image: Image.Image) -> tuple[int, int]:
@@ -266,24 +268,25 @@ def _orientation(exif: Image.Exif) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode, transparent parts over white."""
+def _as_rgb(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """8-bit RGB of any mode, transparent parts over white; and the alpha channel, if any."""
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image
+        return image, None
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _deep_grey(image).convert("RGB")
+        return _deep_grey(image).convert("RGB"), None
     if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         # Adobe's CMYK JPEGs are inverted, and Pillow takes every one for Adobe's.
         image = ImageChops.invert(image)
     if image.has_transparency_data:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         canvas = Image.new("RGB", rgba.size, "white")
-        canvas.paste(rgba, mask=rgba.getchannel("A"))  # half the memory of alpha_composite
-        return canvas
-    return image.convert("RGB")
+        alpha = rgba.getchannel("A")
+        canvas.paste(rgba, mask=alpha)  # half the memory of alpha_composite
+        return canvas, alpha
+    return image.convert("RGB"), None
 
 
-def _beside_rgb(data: bytes, name: str) -> bytes:
+def _beside_rgb(data: bytes, name: str, alpha: Image.Image | None) -> bytes:
     """What tells pictures apart whose first frames are alike in 8-bit RGB; empty in most.
 
     The alpha channel; and the whole file where there are more frames, deeper samples or other
@@ -295,15 +298,14 @@ def _beside_rgb(data: bytes, name: str) -> bytes:
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             depth = np.max(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, 1))
         modes = ("1", "L", "P", "RGB", "LA", "PA", "RGBA")
-        plain = image.mode in modes and depth <= 8 and getattr(image, "n_frames", 1) == 1
-        if plain and not image.has_transparency_data:
-            return b""
-        if plain:
-            alpha = image.convert("RGBA").getchannel("A")
-            return b"" if alpha.getextrema() == (255, 255) else alpha.tobytes()
-    except Exception:  # of a frame that is damaged: decoders raise nearly any type
-        pass
-    return hashlib.sha256(data).digest()
+        # How many frames there are, some formats tell by a walk over all of them.
+        plain = image.mode in modes and depth <= 8 and not getattr(image, "is_animated", False)
+    except Exception:  # of a second frame that is damaged: decoders raise nearly any type
+        plain = False
+    if not plain:
+        return hashlib.sha256(data).digest()
+    hides = alpha is not None and alpha.getextrema() != (255, 255)
+    return alpha.tobytes() if alpha is not None and hides else b""
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:

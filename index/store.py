@@ -30,7 +30,7 @@ from index.transactions import FLOAT, Snapshot, Transaction
 from index.vectors import Space
 
 DATABASE: Final = "kindred.sqlite3"
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 _APPLICATION_ID: Final = 0x4B4E4452  # "KNDR": tells our databases from others
 _BUSY_TIMEOUT_SECONDS: Final = 30.0
@@ -158,6 +158,8 @@ ALTER TABLE items ADD COLUMN sharpness REAL NOT NULL DEFAULT -1;
 ALTER TABLE items ADD COLUMN details INTEGER NOT NULL DEFAULT 0;
 """,
     4: _BACKGROUNDS,
+    # Digests that left out alpha, later frames and deep samples: read again by the next build.
+    5: "UPDATE items SET pixel_sha256 = '' WHERE format <> 'JPEG'",
 }
 """By schema version, what leads to the next."""
 

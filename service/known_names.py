@@ -23,7 +23,7 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 def known_names(settings: Settings) -> frozenset[str] | None:
     """In small letters; None where any will do."""
-    given = {name.strip().lower() for name in settings.names.split(",") if name.strip()}
+    given = {_plain(name) for name in settings.names.split(",") if name.strip()}
     if "*" in given or (not given and not _is_loopback(settings.host)):
         return None
     return frozenset({*_LOOPBACK, settings.host.lower(), *given})
@@ -45,7 +45,7 @@ class KnownNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on that is for one of the names, or for none."""
         host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
-        name = _without_port(host).lower()
+        name = _plain(host)
         if self._names is None or not name or name in self._names:
             await self.app(scope, receive, send)
             return
@@ -56,7 +56,9 @@ class KnownNames:
         await answer(Request(scope), UNKNOWN_NAME, detail)(scope, receive, send)
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):  # an IPv6 address
+def _plain(host: str) -> str:
+    """In small letters, without a port, the brackets of an IPv6 address or the root's dot."""
+    host = host.strip().lower()
+    if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    return host.partition(":")[0].rstrip(".")

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         description="Names by which the service may be asked for, with commas between them, beside "
         "`localhost` and the like: that of a proxy, for one. Without any, and on an address that "
         "others reach, any name will do, as with `*`.",
+        pattern=r"^[^/]*$",
     )
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one."

@@ -549,6 +549,15 @@ def test_what_lies_in_a_folder_that_cannot_be_listed_is_not_gone(
     assert counts(run(source, collection, encoder)) == {"unchanged": 5, "gone": 1}  # b itself
 
 
+def test_a_link_that_leads_nowhere_is_left_out_alone(
+    source: Path, collection: Collection, encoder: Encoder
+) -> None:
+    (source / "link.png").symlink_to("n" * 300)
+    report = run(source, collection, encoder)
+    assert counts(report) == {"added": 6, "left_out": 1}
+    assert list(reasons(report)) == ["link.png"]
+
+
 def test_a_label_that_is_no_text_does_not_stop_the_others(
     tmp_path: Path, collection: Collection, encoder: Encoder
 ) -> None:

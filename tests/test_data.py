@@ -241,10 +241,18 @@ def test_an_image_that_was_out_of_reach_for_a_while_is_taken_in_by_the_next_call
     with monkeypatch.context() as patched:
         patched.setattr(data, "load_pixels", failing_load)
         images = load_images(str(folder), FIT, tmp_path / "cache")
-        assert len(images) == len(load_images(str(folder), FIT, tmp_path / "cache")) == 7
+        again = load_images(str(folder), FIT, tmp_path / "cache", retry=True)
+        assert len(images) == len(again) == 7
     run = load_images(str(folder), FIT, tmp_path / "cache", digest=images.digest)
     assert len(run) == 7, "what a run learns from stays"
-    assert_equal(load_images(str(folder), FIT, tmp_path / "cache"), whole)
+    assert_equal(load_images(str(folder), FIT, tmp_path / "cache", retry=True), whole)
+
+
+def test_what_systems_leave_in_folders_is_no_other_thing(folder: Path, tmp_path: Path) -> None:
+    for name in ("cache/.DS_Store", "cache/lost+found/x", "cache/draft/.nfs0001"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert len(load_images(str(folder), FIT, tmp_path / "cache")) == 8
 
 
 def test_more_than_the_memory_is_mapped(tmp_path: Path) -> None:

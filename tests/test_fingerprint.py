@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
+from PIL import GifImagePlugin, Image, ImageFilter, TiffImagePlugin
 
 from index.fingerprint import Fingerprint, perceptual_hash
 from index.image import Fit, load, load_pixels
@@ -140,6 +140,20 @@ def test_what_eight_bits_of_red_green_and_blue_do_not_show_is_part_of_the_digest
     for one, two in pairs:
         assert taken(one).pixel_sha256 != taken(two).pixel_sha256
         assert taken(one).pixel_sha256 == taken(bytes(one)).pixel_sha256
+
+
+def test_how_many_frames_there_are_is_not_counted(photograph: Image.Image) -> None:
+    """A file of many would take minutes."""
+    small = photograph.resize((20, 10))
+    data = saved(small, "TIFF", save_all=True, append_images=[small] * 3)
+    assert taken(data).pixel_sha256
+    frames = [Image.new("L", (1, 1), value % 256) for value in range(3000)]
+    gif = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GifImagePlugin.GifImageFile, "n_frames", property(lambda _: 1 / 0))
+        patch.setattr(TiffImagePlugin.TiffImageFile, "n_frames", property(lambda _: 1 / 0))
+        assert taken(gif).pixel_sha256 != taken(saved(frames[0], "GIF")).pixel_sha256
+        assert taken(data).pixel_sha256
 
 
 def test_an_alpha_channel_that_hides_nothing_is_no_difference(photograph: Image.Image) -> None:

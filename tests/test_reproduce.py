@@ -12,7 +12,7 @@ import pytest
 from index.errors import RunError
 from trainer import checkpoint, cli
 from trainer.data import PIXELS
-from trainer.pretrain import pretrain
+from trainer.pretrain import Outcome, pretrain
 from trainer.reproduce import ReproduceSettings, reproduce
 from trainer.settings import PretrainSettings
 
@@ -113,8 +113,8 @@ def test_weights_after_fewer_steps_are_not_called_other_ones(
 ) -> None:
     """As where the second run was stopped."""
 
-    def stopped(settings: PretrainSettings, last_step: int | None = None) -> None:
-        pretrain(replace(settings, max_minutes=1e-6), last_step)
+    def stopped(settings: PretrainSettings, last_step: int | None = None) -> Outcome:
+        return pretrain(replace(settings, max_minutes=1e-6), last_step)
 
     monkeypatch.setattr("trainer.reproduce.pretrain", stopped)
     comparison = reproduce(ReproduceSettings(str(run), str(tmp_path / "again")))

@@ -16,7 +16,7 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -89,7 +89,13 @@ class _Progress:
 
 
 def load_images(
-    source: str, fit: Fit, cache: Path, *, workers: int | None = None, digest: str | None = None
+    source: str,
+    fit: Fit,
+    cache: Path,
+    *,
+    workers: int | None = None,
+    digest: str | None = None,
+    retry: bool = False,
 ) -> Images:
     """Decode ``source`` into ``cache`` or reuse what is there.
 
@@ -97,6 +103,7 @@ def load_images(
 
     Args:
         digest: that the images must have: no others take the place of what the cache holds.
+        retry: whether all are decoded again if one can be read that could not be before.
 
     Raises:
         DataError: fewer than two images could be decoded, or all are the same picture.
@@ -111,7 +118,7 @@ def load_images(
         if digest is not None and not done.seen:
             place = cache / DRAFT
             done = _read_progress(place, identity, fit)
-        elif digest is None and done.seen == total and _any_readable(source, done, fit):
+        elif retry and done.seen == total and _any_readable(source, done, fit):
             done = _no_progress(identity, fit)
         if done.seen < total:
             items = islice(sources.scan(source, past_damage=True), done.seen, None)
@@ -249,15 +256,8 @@ def _alone(cache: Path) -> Iterator[None]:
     Raises:
         RunError: it cannot be written, or is somebody's folder of other things.
     """
-    known = {LOCK, DRAFT, *_FILES}
-    others = [path for path in _inside(cache) if path.name not in known]
-    others += [path for path in _inside(cache / DRAFT) if path.name not in _FILES]
-    if others:
-        raise RunError(
-            f"{cache} is where decoded images are to be kept, and holds {min(others)}; expected "
-            "another --out, for a folder of its own"
-        )
     with writing(cache, "expected a folder for decoded images"):
+        _refuse_others(cache, (LOCK, DRAFT, *_FILES))
         cache.mkdir(parents=True, exist_ok=True)
         if not (cache / LOCK).exists():  # else a cache that is complete may be read-only
             (cache / LOCK).touch()
@@ -267,11 +267,21 @@ def _alone(cache: Path) -> Iterator[None]:
         except BlockingIOError:
             tqdm.write(f"waiting for another process that decodes into {cache}", sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
+        with writing(cache, "expected a folder for decoded images"):
+            _refuse_others(cache / DRAFT, _FILES)
         yield
 
 
-def _inside(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _refuse_others(folder: Path, known: Sequence[str]) -> None:
+    """Refuse a folder of other things, but for what systems leave anywhere."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    left = (*known, "lost+found")
+    others = [path for path in inside if path.name not in left and not path.name.startswith(".")]
+    if others:
+        raise RunError(
+            f"{folder} is where decoded images are to be kept, and holds {min(others)}; expected "
+            "another --out, for a folder of its own"
+        )
 
 
 def _read_progress(cache: Path, identity: str, fit: Fit) -> _Progress:

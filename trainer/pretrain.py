@@ -393,7 +393,9 @@ def _images(
     if earlier is not None and digest and source == earlier.get(name):
         tell = distributed.is_main()
         return images_of_run(source, fit, cache, digest, workers=workers, tell=tell)
-    return load_images(source, fit, cache, workers=workers, digest=digest)
+    # Of several processes another might decode again what the first has mapped.
+    retry = earlier is None and distributed.world_size() == 1
+    return load_images(source, fit, cache, workers=workers, digest=digest, retry=retry)
 
 
 def resolve_device(name: str) -> str:

@@ -99,7 +99,8 @@ def reproduce(settings: ReproduceSettings) -> Reproduction:
     differences = _differences(recorded, torch.device(resolve_device(again.device)))
     for difference in differences:
         print(f"differs from {run}: {difference}", file=sys.stderr)
-    pretrain(again, last_step)
+    if pretrain(again, last_step).interrupted:
+        raise KeyboardInterrupt
     return _compare(run, out, differences)
 
 

@@ -61,7 +61,8 @@ def _scan_local(root: Path) -> Iterator[SourceItem]:
     for path in _walk(root, is_picture):
         parts = path.relative_to(root).parts
         size_bytes, mtime_ns = Local(path).size_and_time()
-        damage = _why_not_listed(path) if path.is_dir() else None
+        # Unlike Path's, it is no error of a link to where nobody may look.
+        damage = _why_not_listed(path) if os.path.isdir(path) else None  # noqa: PTH112
         yield SourceItem(
             id=escape("/".join(parts)),
             locator=f"file:{escape(str(path))}",
