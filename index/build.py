@@ -294,11 +294,7 @@ class _Writer:
             if isinstance(outcome, LeaveOut):
                 self._list_as_left_out(outcome)
             if outcome.item.damage is not None:
-                locator = outcome.item.locator
-                of_folder = locator.startswith("file:")
-                self._damaged.append(
-                    f"{locator}/" if of_folder else f"{locator.rpartition('#')[0]}#"
-                )
+                self._damaged.append(outcome.item.stands_for)
         now = self.progress
         self.progress = replace(
             now,

@@ -49,7 +49,7 @@ class Fingerprint:
 
 
 def fingerprint(
-    data: bytes, image: Image.Image, format: str, orientation: int, beside: bytes = b""
+    data: bytes, image: Image.Image, format: str, orientation: int, beside: bytes
 ) -> Fingerprint:
     """Of a file's bytes and the upright RGB picture that they hold.
 

@@ -91,7 +91,13 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     for module in (search, duplicates, collections, images, embed):
-        app.include_router(module.router, dependencies=[Depends(known_query)])
+        app.include_router(
+            module.router,
+            dependencies=[Depends(known_query)],
+            responses=problems.documented(
+                problems.BAD_REQUEST, problems.INVALID, problems.NOT_READY
+            ),
+        )
     for module in (health, page):
         app.include_router(module.router)
     failures.install(app)

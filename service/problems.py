@@ -198,8 +198,8 @@ def documented(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that may answer with these problems, for OpenAPI."""
     by_status: dict[int | str, dict[str, Any]] = {}
     stored = (CORRUPT,) if NO_COLLECTION in kinds else ()
-    sent = (BAD_REQUEST, TOO_LARGE) if MEDIA in kinds else ()
-    for kind in dict.fromkeys((*kinds, BAD_REQUEST, INVALID, *sent, INTERNAL, *stored, NOT_READY)):
+    sent = (TOO_LARGE,) if MEDIA in kinds else ()
+    for kind in (*kinds, *sent, INTERNAL, *stored):
         response = by_status.setdefault(
             kind.status,
             {

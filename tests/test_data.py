@@ -253,6 +253,7 @@ def test_what_systems_leave_in_folders_is_no_other_thing(folder: Path, tmp_path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert len(load_images(str(folder), FIT, tmp_path / "cache")) == 8
+    assert (tmp_path / "cache/draft/.nfs0001").exists()
 
 
 def test_more_than_the_memory_is_mapped(tmp_path: Path) -> None:

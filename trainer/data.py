@@ -131,8 +131,10 @@ def load_images(
         accepted = digest in (None, done.digest)
         if accepted and place != cache:
             _move(place, cache)
-        if (cache / DRAFT).is_dir():
-            shutil.rmtree(cache / DRAFT, ignore_errors=True)  # only what _alone knows is there
+        with suppress(OSError):  # hidden files of others, which stay, or no draft
+            for name in _FILES:
+                (cache / DRAFT / name).unlink(missing_ok=True)
+            (cache / DRAFT).rmdir()
         if not accepted:
             raise RunError(
                 f"{source}: the images have changed: their digest is {done.digest[:12]}, "

@@ -6,7 +6,6 @@ awkward images, before its metadata is written: a file with metadata has passed.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
@@ -35,7 +34,7 @@ from index.image import Fit, fit_pixels
 from trainer import checkpoint, quantise, start
 from trainer.data import Images, images_of_run
 from trainer.edits import EditSettings, make_edits
-from trainer.files import writing
+from trainer.files import check_place, writing
 from trainer.network import Network, check_map
 from trainer.provenance import weights_digest
 from trainer.settings import refuse_missing, setting
@@ -202,11 +201,7 @@ def export(settings: ExportSettings) -> Export:
         ExportRefused: the file does not agree with the network, or int8 costs too much.
     """
     run, out = Path(settings.run), Path(settings.out)
-    with writing(out, "nothing was exported"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        tempfile.TemporaryDirectory(dir=out.parent).cleanup()  # told before the work
+    check_place(out, "nothing was exported")
     recorded = checkpoint.read_settings(run)
     loaded = load_trained(run)
     trained, network = loaded.settings, loaded.network

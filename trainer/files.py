@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +28,19 @@ def writing(path: Path, consequence: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(f"{path} could not be written ({reason}); {consequence}") from error
+
+
+def check_place(path: Path, consequence: str) -> None:
+    """Make the folder of a file, and tell before the work that the file could not be written.
+
+    Raises:
+        RunError: see ``writing``; or the path is a folder.
+    """
+    with writing(path, consequence):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        tempfile.TemporaryDirectory(dir=path.parent).cleanup()
 
 
 @contextmanager

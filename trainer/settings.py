@@ -18,13 +18,12 @@ from trainer.companion import WIDEST, CompanionSpec
 from trainer.objectives import find_method
 from trainer.objectives.classify import Classifier
 from trainer.objectives.objective import Recipe, half_cosine
-from trainer.objectives.options import Number, complete, options_of
+from trainer.objectives.options import LARGEST_INT, Number, complete, options_of
 from trainer.objectives.sscd import ENTROPY_WEIGHT
 from trainer.views import ViewSettings
 
 LARGEST: Final = float(np.finfo(np.float32).max)
 """What a step can calculate with."""
-LARGEST_INT: Final = 2**31 - 1
 
 
 def setting(

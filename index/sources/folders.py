@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
-from index.errors import SourceError
+from index.errors import SourceError, SourceNotFound
 from index.sources.item import SourceItem, is_picture
 from index.sources.places import Local, Place, Remote, escape, reading
 
@@ -30,7 +30,7 @@ def paths_in(root: Place, wanted: Wanted) -> Iterator[str]:
     if isinstance(root, Remote):
         return (above + entry.name for above, entry in _walk_remote(root, wanted))
     local = root.path
-    return (escape(path.relative_to(local).as_posix()) for path in _walk(local, wanted))
+    return (escape(path.relative_to(local).as_posix()) for path, _ in _walk(local, wanted))
 
 
 def _scan_remote(root: Remote) -> Iterator[SourceItem]:
@@ -58,11 +58,9 @@ def _walk_remote(folder: Remote, wanted: Wanted, above: str = "") -> Iterator[tu
 
 
 def _scan_local(root: Path) -> Iterator[SourceItem]:
-    for path in _walk(root, is_picture):
+    for path, damage in _walk(root, is_picture):
         parts = path.relative_to(root).parts
         size_bytes, mtime_ns = Local(path).size_and_time()
-        # Unlike Path's, it is no error of a link to where nobody may look.
-        damage = _why_not_listed(path) if os.path.isdir(path) else None  # noqa: PTH112
         yield SourceItem(
             id=escape("/".join(parts)),
             locator=f"file:{escape(str(path))}",
@@ -74,32 +72,24 @@ def _scan_local(root: Path) -> Iterator[SourceItem]:
         )
 
 
-def _why_not_listed(folder: Path) -> str:
-    """A folder stands for all that is in it, which would else be taken for gone."""
-    try:
-        with reading(Local(folder)), os.scandir(folder):
-            return f"{folder} could not be listed"
-    except SourceError as error:
-        return str(error)
-
-
 def _walk(
     folder: Path, wanted: Wanted, above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[Path]:
+) -> Iterator[tuple[Path, str | None]]:
     """Paths of files of such names under a folder.
 
     A link back to a folder that it lies in is not entered. A folder within, whose list cannot be
-    read, stands for itself: reading it then says why.
+    read, comes with the reason, and stands for all that is in it.
     """
     try:
         with reading(Local(folder)):
             status = folder.stat()
             with os.scandir(folder) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
-    except SourceError:
+    except SourceError as error:
         if not above:
             raise
-        yield folder
+        # One that went meanwhile is gone, and all in it with it.
+        yield folder, None if isinstance(error, SourceNotFound) else str(error)
         return
     identity = (status.st_dev, status.st_ino)
     if identity in above:
@@ -110,7 +100,7 @@ def _walk(
         if _is_folder(entry):
             yield from _walk(folder / entry.name, wanted, above | {identity})
         elif wanted(entry.name):
-            yield folder / entry.name
+            yield folder / entry.name, None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -43,6 +43,12 @@ class SourceItem:
             object.__setattr__(self, "mtime_ns", 0)
         object.__setattr__(self, "size_bytes", min(self.size_bytes, _BEYOND - 1))
 
+    @property
+    def stands_for(self) -> str:
+        """How the locators begin of what an item with ``damage`` stands for."""
+        shard, hash_, _ = self.locator.rpartition("#")
+        return f"{shard}#" if hash_ and not self.locator.startswith("file:") else f"{self.locator}/"
+
     def read(self) -> bytes:
         """The image file's bytes.
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import get_type_hints
+from typing import Final, get_type_hints
 
 from index.errors import RunError
 from trainer.objectives.objective import Objective, Within
 
 Number = int | float
+
+LARGEST_INT: Final = 2**31 - 1
+"""Of a whole number that sizes are made of."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,8 @@ class Option:
         else:
             fits = self.within.least <= value <= self.within.most
             expected = f"{self.within.least:g} to {self.within.most:g}"
-        most = 2**31 if whole else math.inf
-        if not (fits and value < most and (not whole or value == int(value))):
+        most = LARGEST_INT if whole else sys.float_info.max
+        if not (fits and value <= most and (not whole or value == int(value))):
             kind = "a whole number" if whole else "a number"
             raise RunError(f"{self.name} is {value:g}, expected {kind} {expected}")
         return type(self.default)(value)

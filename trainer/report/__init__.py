@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from index.errors import KindredError, RunError
-from trainer.files import replacing, writing
+from trainer.files import check_place, replacing
 from trainer.pretrain import resolve_device
 from trainer.report.measures import BATCH, MOST_TRANSFORMED, Measured, measure
 from trainer.report.page import page
@@ -79,9 +79,7 @@ def report(settings: ReportSettings) -> Report:
         DataError, SourceError: the pictures that were asked for cannot be read.
     """
     out, device = Path(settings.out), torch.device(resolve_device(settings.device))
-    with writing(out, "expected a name in a folder that can be written to"):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryDirectory(dir=out.parent).cleanup()  # told before the work
+    check_place(out, "expected a name in a folder that can be written to")
     paths = [Path(each) for each in settings.runs]
     names = [path.resolve().name for path in paths]
     if len(set(names)) < len(names):
